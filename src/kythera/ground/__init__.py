@@ -1,0 +1,1 @@
+"""The only door to the world: clock, chance, files, processes, network, kernel."""

@@ -1,0 +1,120 @@
+"""Where things lie in a state folder, and how the settings in it are read.
+
+Unix socket paths have 107 bytes at most; when the state folder's own path is too long, sockets
+move to a private folder (0700) below the system's temporary one, named by the state's hash.
+"""
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from kythera.model.errors import SetupError
+from kythera.model.platform import Platform
+
+RUN_PATH_BYTES_MAX = 70
+"""What is left of 107 after `/cells/c<12 hex>.sock` and a margin for the others."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The names of all files below one `--state DIR`."""
+
+    state: Path
+
+    @property
+    def run(self) -> Path:
+        """Folder of this start's sockets."""
+        own = self.state.resolve() / "run"
+        if len(os.fsencode(own)) <= RUN_PATH_BYTES_MAX:
+            return own
+        mark = hashlib.sha256(os.fsencode(own)).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"kythera-{os.getuid()}-{mark}"
+
+    @property
+    def platform(self) -> Path:
+        """The settings `kythera up` resolved (`Platform`, JSON)."""
+        return self.state / "platform.json"
+
+    @property
+    def token(self) -> Path:
+        """The API token, 0600."""
+        return self.state / "token"
+
+    @property
+    def secrets_key(self) -> Path:
+        """The key that seals secrets, 0600."""
+        return self.state / "secrets.key"
+
+    @property
+    def blobs(self) -> Path:
+        """Content-addressed code and assets."""
+        return self.state / "blobs"
+
+    @property
+    def asset_trees(self) -> Path:
+        """Blobs laid out as directories for workerd's asset service, one for each manifest."""
+        return self.state / "assets"
+
+    @property
+    def copy(self) -> Path:
+        """This machine's LMDB copy of the records."""
+        return self.state / "copy"
+
+    @property
+    def nats(self) -> Path:
+        """nats-server's configuration and store."""
+        return self.state / "nats"
+
+    @property
+    def log_address(self) -> Path:
+        """Where the log is reached and with which password, 0600 (JSON)."""
+        return self.state / "nats" / "log.json"
+
+    @property
+    def haproxy(self) -> Path:
+        """HAProxy's configuration, maps and the plan they were made from."""
+        return self.state / "haproxy"
+
+    @property
+    def keeper_socket(self) -> Path:
+        """Where the agent speaks to the keeper (SOCK_SEQPACKET)."""
+        return self.run / "keeper.sock"
+
+    @property
+    def status_socket(self) -> Path:
+        """Connect and read one JSON document: the agent's status."""
+        return self.run / "agent.sock"
+
+    @property
+    def tail_socket(self) -> Path:
+        """Where observed cells POST their trace events (the control API listens)."""
+        return self.run / "tail.sock"
+
+    @property
+    def haproxy_socket(self) -> Path:
+        """HAProxy's runtime socket."""
+        return self.run / "haproxy.sock"
+
+    @property
+    def haproxy_master_socket(self) -> Path:
+        """HAProxy's master socket (reload, old processes)."""
+        return self.run / "haproxy-master.sock"
+
+    @property
+    def cells(self) -> Path:
+        """Folder of the cells' listening sockets."""
+        return self.run / "cells"
+
+    def read_platform(self) -> Platform:
+        """Read the settings. Raises SetupError when no platform was ever started here."""
+        try:
+            return msgspec.json.decode(self.platform.read_bytes(), type=Platform)
+        except FileNotFoundError:
+            raise SetupError(
+                f"no platform has been started in {self.state}.",
+                remedy=f"Start one: kythera up --state {self.state}",
+            ) from None

@@ -1,0 +1,1 @@
+"""The nouns, frozen. This folder imports nothing of ours."""

@@ -1,0 +1,137 @@
+"""The catalogue: every record of this machine's copy, folded into questions that can be asked.
+
+Pure. `Catalog.apply` takes the log's entries in order; a repeat is a no-op. What it does not
+understand it refuses by counting (`unknown`) and keeps what it had.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import msgspec
+
+from kythera.model.records import (
+    Account,
+    Deployment,
+    Domains,
+    Record,
+    Routes,
+    Tail,
+    UnknownSchema,
+    Version,
+    Worker,
+    decode_key,
+)
+
+Name = tuple[str, str]
+"""(account id, worker name)"""
+
+
+class Catalog:
+    """Records by key, with the indexes that deciding code needs."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+        self.unknown: dict[str, str] = {}
+        """Keys whose newest value this Kythera cannot read, and why."""
+        self._deployments: dict[Name, dict[str, Deployment]] = defaultdict(dict)
+        self._versions: dict[Name, dict[str, Version]] = defaultdict(dict)
+        self._tails: dict[Name, dict[str, Tail]] = defaultdict(dict)
+
+    def apply(self, key: str, value: bytes | None) -> None:
+        """Take one entry of the log: a record's new value, or None for its end."""
+        if value is None:
+            self.unknown.pop(key, None)
+            self._drop(key)
+            return
+        try:
+            record = decode_key(key, value)
+        except (UnknownSchema, msgspec.MsgspecError) as error:
+            self.unknown[key] = str(error)
+            return
+        self.unknown.pop(key, None)
+        self.records[key] = record
+        index = self._index_of(record)
+        if index is not None:
+            index[key] = record
+
+    def _index_of(self, record: Record) -> dict[str, Record] | None:
+        index: dict[Name, dict[str, Record]]
+        match record:
+            case Deployment():
+                index = self._deployments  # type: ignore[assignment]
+            case Version():
+                index = self._versions  # type: ignore[assignment]
+            case Tail():
+                index = self._tails  # type: ignore[assignment]
+            case _:
+                return None
+        return index[(record.account, record.worker)]
+
+    def _drop(self, key: str) -> None:
+        record = self.records.pop(key, None)
+        if record is not None:
+            index = self._index_of(record)
+            if index is not None:
+                del index[key]
+
+    def accounts(self) -> list[Account]:
+        """Return all accounts, by id."""
+        found = [r for r in self.records.values() if isinstance(r, Account)]
+        return sorted(found, key=lambda account: account.id)
+
+    def workers(self, account: str | None = None) -> list[Worker]:
+        """Return the workers of one account, or of all, by account and name."""
+        found = (r for r in self.records.values() if isinstance(r, Worker))
+        wanted = (w for w in found if account is None or w.account == account)
+        return sorted(wanted, key=lambda worker: (worker.account, worker.name))
+
+    def worker(self, account: str, name: str) -> Worker | None:
+        """Return one worker, or None."""
+        record = self.records.get(f"worker.{account}.{name}")
+        return record if isinstance(record, Worker) else None
+
+    def version(self, account: str, worker: str, version_id: str) -> Version | None:
+        """Return one version, or None."""
+        record = self.records.get(f"version.{account}.{worker}.{version_id}")
+        return record if isinstance(record, Version) else None
+
+    def versions(self, account: str, worker: str) -> list[Version]:
+        """Return a worker's versions, newest first."""
+        found = self._versions.get((account, worker), {}).values()
+        return sorted(found, key=lambda version: -version.number)
+
+    def deployments(self, account: str, worker: str) -> list[Deployment]:
+        """Return a worker's deployments, newest first."""
+        found = self._deployments.get((account, worker), {}).values()
+        return sorted(found, key=lambda deployment: -deployment.number)
+
+    def deployed(self, account: str, worker: str) -> Deployment | None:
+        """Return the deployment that holds now, or None."""
+        found = self._deployments.get((account, worker), {}).values()
+        return max(found, key=lambda deployment: deployment.number, default=None)
+
+    def routes(self, account: str, worker: str) -> Routes:
+        """Return a worker's routes (empty when none were set)."""
+        record = self.records.get(f"routes.{account}.{worker}")
+        return record if isinstance(record, Routes) else Routes(account=account, worker=worker)
+
+    def domains(self, account: str, worker: str) -> Domains:
+        """Return a worker's custom domains (empty when none were set)."""
+        record = self.records.get(f"domains.{account}.{worker}")
+        return record if isinstance(record, Domains) else Domains(account=account, worker=worker)
+
+    def tails(self, account: str, worker: str) -> list[Tail]:
+        """Return who watches a worker, by id."""
+        found = self._tails.get((account, worker), {}).values()
+        return sorted(found, key=lambda tail: tail.id)
+
+    def keys_of(self, account: str, worker: str) -> Iterator[str]:
+        """Yield the keys of everything that belongs to a worker, the worker itself last."""
+        for key, record in self.records.items():
+            if not isinstance(record, (Account, Worker)):
+                if (getattr(record, "account", ""), getattr(record, "worker", "")) == (
+                    account,
+                    worker,
+                ):
+                    yield key
+        yield f"worker.{account}.{worker}"

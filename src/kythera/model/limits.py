@@ -1,0 +1,84 @@
+"""Every limit of one machine, by name and unit. Nothing in Kythera waits, grows or retries
+without one of these (or a field beside its own code) saying how far."""
+
+from msgspec import Struct
+
+MIB = 1024 * 1024
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """The platform's limits; tests build tiny ones so that every edge is met on the first page."""
+
+    # Cells
+    idle_stop_s: float = 60.0
+    """A cell without a request for this long is stopped; its socket stays."""
+    start_ms: int = 10_000
+    """A cell that is not ready by then is killed and counts as crashed."""
+    drain_ms: int = 30_000
+    """A cell told to stop is killed after this long (open WebSockets would hold it for ever)."""
+    settle_ms: int = 1_500
+    """Quiet time between moving traffic off a cell and telling it to stop."""
+    crash_backoff_ms_min: int = 100
+    crash_backoff_ms_max: int = 30_000
+    crash_forget_s: float = 1.0
+    """A cell that stayed up this long is started again at once; a shorter life backs off."""
+    starts_failed_max: int = 3
+    """Failed starts in a row after which waiting requests get 503 until the back-off ends."""
+    saturated_cpu_share: float = 0.85
+    saturated_s: float = 2.0
+    quiet_cpu_share: float = 0.30
+    """Mean CPU share below which (for `quiet_s`) one process of several is taken away."""
+    quiet_s: float = 20.0
+    processes_per_cell_max: int = 0
+    """0 means: as many as the machine has cores."""
+    heap_mib_max: int = 128
+
+    # Stop
+    stop_ms: int = 10_000
+    """Ctrl-C: everything has ended by then, drained if it could be, killed if not."""
+
+    # Keeper
+    agent_silent_ms_max: int = 5_000
+    """An agent that does not answer the keeper for this long is killed and replaced."""
+    child_backoff_ms_min: int = 100
+    child_backoff_ms_max: int = 5_000
+
+    # Uploads
+    bundle_bytes_max: int = 64 * MIB
+    modules_max: int = 1_000
+    metadata_bytes_max: int = 2 * MIB
+    bindings_max: int = 500
+    binding_text_bytes_max: int = 1 * MIB
+    secret_bytes_max: int = 128 * 1024
+    json_body_bytes_max: int = 4 * MIB
+    asset_bytes_max: int = 25 * MIB
+    assets_files_max: int = 20_000
+    assets_upload_bytes_max: int = 80 * MIB
+    startup_ms_max: int = 1_000
+    """Top-level code may burn this much before the upload is refused (10021)."""
+    startup_deadline_ms: int = 8_000
+    """Wall-clock deadline of the same trial, for code that sleeps instead of burning."""
+
+    # Records
+    record_bytes_max: int = 512 * 1024
+    read_your_writes_ms: int = 8_000
+    append_ms: int = 10_000
+    versions_kept_max: int = 100
+    deployments_kept_max: int = 100
+
+    # Tails
+    tails_per_worker_max: int = 10
+    tail_idle_s: float = 30.0
+    """A tail nobody connected to, or whose socket closed, is forgotten after this."""
+    tail_events_per_s_max: int = 100
+    """Above this a tail is sampled and told so."""
+    tail_event_bytes_max: int = 256 * 1024
+
+    # Front
+    client_idle_s: int = 600
+    request_head_s: int = 30
+    keep_alive_s: int = 75
+    tunnel_idle_s: int = 86_400
+    response_wait_s: int = 600
+    front_hard_stop_s: int = 86_400
+    retry_after_s: int = 5

@@ -1,0 +1,23 @@
+"""One machine's own settings: parsed once by `kythera up`, then read by its processes."""
+
+from msgspec import Struct
+
+from kythera.model.limits import Limits
+
+
+class Platform(Struct, frozen=True, kw_only=True):
+    """What `kythera up` was told, resolved: addresses are real (`host:port`, no port 0)."""
+
+    account_id: str
+    machine: str
+    site: str = "local"
+    domain: str = "localhost"
+    http: str = "127.0.0.1:8080"
+    https: str = ""
+    """Empty when no certificate is configured."""
+    tls_certificates: str = ""
+    """A PEM file or a directory of them (certificate chain + key), for the HTTPS door."""
+    api: str = "127.0.0.1:8787"
+    egress_allow: tuple[str, ...] = ("public",)
+    """What a Worker's outbound fetch may reach: `public` and CIDR blocks the operator added."""
+    limits: Limits = Limits()

@@ -1,0 +1,252 @@
+"""The replicated facts: the only way parts of Kythera speak to each other across processes and
+machines.
+
+A record has a key (`kind.account[.worker[.id]]`, which is also the tail of its subject in the
+log), a value (this module's frozen structs, as JSON with a schema version) or a tombstone. Keys
+hold no wildcard and no blank. Unknown fields are ignored on reading, so that a newer writer does
+not stop an older reader; a newer *schema* raises `UnknownSchema`, and the reader keeps the last
+state it understood.
+"""
+
+from typing import Any, ClassVar, TypeVar
+
+import msgspec
+from msgspec import Struct, field
+
+SCHEMA = 1
+
+
+class UnknownSchema(Exception):
+    """A record was written by a newer Kythera; keep the last state that was understood."""
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """What all records share."""
+
+    kind: ClassVar[str]
+    schema: int = SCHEMA
+
+    def key(self) -> str:
+        """Return where this record lives in the log and in each machine's copy."""
+        raise AssertionError("each kind has its own key")
+
+
+class Account(Record, frozen=True, kw_only=True):
+    """Who owns workers: the trust boundary. `id` is 32 hexadecimal digits."""
+
+    kind: ClassVar[str] = "account"
+    id: str
+    name: str
+    subdomain: str
+
+    def key(self) -> str:
+        """`account.<id>`."""
+        return f"account.{self.id}"
+
+
+class Worker(Record, frozen=True, kw_only=True):
+    """A named program of an account: what stays when versions come and go."""
+
+    kind: ClassVar[str] = "worker"
+    account: str
+    name: str
+    tag: str
+    created_on: str
+    modified_on: str
+    versions_made: int = 0
+    """Number of the newest version; numbers are never used twice."""
+    deployments_made: int = 0
+    hostname_enabled: bool = True
+    """Whether `<worker>.<domain>` serves it (wrangler's `workers_dev`)."""
+    previews_enabled: bool = False
+    migration_tag: str | None = None
+    tags: tuple[str, ...] = ()
+    logpush: bool = False
+    observability: dict[str, Any] = field(default_factory=dict)
+    tail_consumers: tuple[dict[str, Any], ...] = ()
+
+    def key(self) -> str:
+        """`worker.<account>.<name>`."""
+        return f"worker.{self.account}.{self.name}"
+
+
+class Module(Struct, frozen=True, kw_only=True):
+    """One file of a version. `type` is one of MODULE_TYPES; the bytes are the blob `digest`."""
+
+    name: str
+    type: str
+    digest: str
+    size: int
+
+
+MODULE_TYPES = ("esm", "service_worker", "cjs", "text", "data", "wasm", "json", "source_map")
+
+
+class Binding(Struct, frozen=True, kw_only=True):
+    """A capability of a version. `fields` holds the type's own keys; a secret's text is never
+    here but as `{"sealed": "<base64 of the AES-GCM envelope>"}`."""
+
+    name: str
+    type: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+class Asset(Struct, frozen=True, kw_only=True):
+    """One static file: its path ("/a/b.css"), blob digest, size in bytes, content type."""
+
+    path: str
+    digest: str
+    size: int
+    content_type: str = ""
+
+
+class Assets(Struct, frozen=True, kw_only=True):
+    """A version's static assets: `manifest` is the digest of a blob, a JSON list of `Asset`s.
+
+    `config` has wrangler's keys: html_handling, not_found_handling, run_worker_first, base_path,
+    _headers, _redirects (the last two as text)."""
+
+    manifest: str
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+class Version(Record, frozen=True, kw_only=True):
+    """Immutable code + bindings + settings of a worker. Never rewritten, only deleted."""
+
+    kind: ClassVar[str] = "version"
+    account: str
+    worker: str
+    id: str
+    number: int
+    created_on: str
+    source: str = "wrangler"
+    author_email: str = ""
+    annotations: dict[str, str] = field(default_factory=dict)
+    main_module: str | None = None
+    """Name of the main ES module; None for service-worker format and for assets alone."""
+    body_part: str | None = None
+    """Name of the script in service-worker format."""
+    modules: tuple[Module, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+    compatibility_date: str = "2026-01-01"
+    compatibility_flags: tuple[str, ...] = ()
+    usage_model: str = "standard"
+    limits: dict[str, Any] = field(default_factory=dict)
+    placement: dict[str, Any] = field(default_factory=dict)
+    assets: Assets | None = None
+    etag: str = ""
+    """SHA-256 over code, bindings' names and settings: equal for equal uploads."""
+    handlers: tuple[str, ...] = ()
+    named_handlers: tuple[str, ...] = ()
+    startup_time_ms: int = 0
+
+    def key(self) -> str:
+        """`version.<account>.<worker>.<id>`."""
+        return f"version.{self.account}.{self.worker}.{self.id}"
+
+
+class Split(Struct, frozen=True, kw_only=True):
+    """A share of a worker's traffic; percentages of a deployment add up to 100."""
+
+    version_id: str
+    percentage: float
+
+
+class Deployment(Record, frozen=True, kw_only=True):
+    """Which versions of a worker serve. The one with the highest `number` holds."""
+
+    kind: ClassVar[str] = "deployment"
+    account: str
+    worker: str
+    id: str
+    number: int
+    created_on: str
+    source: str = "wrangler"
+    strategy: str = "percentage"
+    author_email: str = ""
+    annotations: dict[str, str] = field(default_factory=dict)
+    versions: tuple[Split, ...] = ()
+
+    def key(self) -> str:
+        """`deployment.<account>.<worker>.<id>`."""
+        return f"deployment.{self.account}.{self.worker}.{self.id}"
+
+
+class Route(Struct, frozen=True, kw_only=True):
+    """A URL pattern that leads to a worker: `host/path`, `*` at the start of the host (`*.a.b` or
+    `*a.b`) and at the end of the path."""
+
+    id: str
+    pattern: str
+    zone_name: str = ""
+    zone_id: str = ""
+
+
+class Routes(Record, frozen=True, kw_only=True):
+    """All routes of one worker (replaced as a whole)."""
+
+    kind: ClassVar[str] = "routes"
+    account: str
+    worker: str
+    routes: tuple[Route, ...] = ()
+
+    def key(self) -> str:
+        """`routes.<account>.<worker>`."""
+        return f"routes.{self.account}.{self.worker}"
+
+
+class Domains(Record, frozen=True, kw_only=True):
+    """All custom domains (whole hostnames) of one worker (replaced as a whole)."""
+
+    kind: ClassVar[str] = "domains"
+    account: str
+    worker: str
+    hostnames: tuple[str, ...] = ()
+
+    def key(self) -> str:
+        """`domains.<account>.<worker>`."""
+        return f"domains.{self.account}.{self.worker}"
+
+
+class Tail(Record, frozen=True, kw_only=True):
+    """Somebody watches a worker: cells are swapped for observed ones while any of these lives."""
+
+    kind: ClassVar[str] = "tail"
+    account: str
+    worker: str
+    id: str
+    created_on: str
+    expires_on: str
+    filters: tuple[dict[str, Any], ...] = ()
+
+    def key(self) -> str:
+        """`tail.<account>.<worker>.<id>`."""
+        return f"tail.{self.account}.{self.worker}.{self.id}"
+
+
+KINDS: dict[str, type[Record]] = {
+    kind.kind: kind
+    for kind in (Account, Worker, Version, Deployment, Routes, Domains, Tail)
+}
+R = TypeVar("R", bound=Record)
+
+
+def encode(record: Record) -> bytes:
+    """Return the record as canonical JSON (sorted keys), so that equal records are equal bytes."""
+    return msgspec.json.encode(record, order="deterministic")
+
+
+def decode(kind: type[R], value: bytes) -> R:
+    """Read a record back. Raises UnknownSchema for a newer schema, msgspec errors for garbage."""
+    record = msgspec.json.decode(value, type=kind)
+    if record.schema > SCHEMA:
+        raise UnknownSchema(f"{kind.kind} record has schema {record.schema}; this is {SCHEMA}")
+    return record
+
+
+def decode_key(key: str, value: bytes) -> Record:
+    """Read a record by the kind its key names. Raises UnknownSchema for an unknown kind."""
+    name = key.partition(".")[0]
+    if name not in KINDS:
+        raise UnknownSchema(f"unknown record kind {name!r}")
+    return decode(KINDS[name], value)
