@@ -1,0 +1,55 @@
+# One entry for everything. `make` alone lists the targets; none asks a question.
+PYTHON ?= python3
+STATE ?= .kythera
+ARGS ?=
+SEEDS ?= 500
+BIN := .venv/bin
+SETUP := $(PYTHON) scripts/setup.py
+PIP_COMPILE := $(BIN)/pip-compile -q --generate-hashes --allow-unsafe --strip-extras --no-header \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up check test lint bench sim clean requirements
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
+
+setup: ## everything `make up` needs; done once, then a no-op
+	@$(SETUP)
+
+up: ## one machine becomes the platform (ARGS="--http 127.0.0.1:8000 …")
+	@$(SETUP)
+	@exec $(BIN)/kythera up --state $(STATE) --example $(ARGS)
+
+lint:
+	@$(SETUP) --checks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+check: lint ## fast: style, types, layers, and the tests that start no process (ARGS="-k name")
+	$(BIN)/pytest -q -m "not real and not story" $(ARGS)
+
+test: ## everything: checks, then all tests, real processes and both wranglers included
+	@$(SETUP) --test
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest -q $(ARGS)
+
+bench: ## measure the promises of ARCHITECTURE.md; prints a table, writes JSON
+	@$(SETUP) --bench
+	$(BIN)/python -m bench $(ARGS)
+
+sim: ## random histories of the agent's deciding code (SEEDS=20000)
+	@$(SETUP)
+	$(BIN)/python -m kythera.sim --seeds $(SEEDS) $(ARGS)
+
+requirements: ## pin anew what requirements*.in name (ARGS=--upgrade)
+	@$(SETUP) --checks
+	$(PIP_COMPILE) $(ARGS) -o requirements.txt requirements.in
+	$(PIP_COMPILE) $(ARGS) -o requirements-dev.txt requirements-dev.in
+
+clean: ## remove what set-up and tests made (the platform's state stays: $(STATE))
+	rm -rf .venv node_modules tests/wrangler/*/node_modules
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

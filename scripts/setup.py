@@ -1,0 +1,293 @@
+"""Set this machine up for Kythera: Debian packages, virtual environment, Python and npm packages.
+
+Promises: each step runs once (a stamp holds the digest of what it was made from), says what it
+does and how long it took, and a failure says what to type. Refuses: to guess a password, to
+install anything that a lock file does not name, to go on after a failed step.
+Standard library alone, and no syntax newer than Python 3.8: it must be able to say that Python
+is too old.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON_MIN = (3, 11)
+NODE_MIN = 20
+STEP_S_MAX = 1800
+"""No step takes longer on a slow machine and a slow line; then it is stuck."""
+DEBIAN = {
+    "haproxy": ("haproxy", "the front door"),
+    "ca-certificates": ("/etc/ssl/certs/ca-certificates.crt", "to check others' certificates"),
+}
+DEBIAN_BENCH = {"wrk": ("wrk", "the load of the bench")}
+ARCHITECTURES = {"x86_64": "64", "aarch64": "arm64"}
+OUR_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+"""Debian keeps haproxy in /usr/sbin, which is not on everybody's PATH."""
+
+
+class SetupFailure(Exception):
+    """The set-up cannot go on; the text says why and what to type."""
+
+
+def say(text):
+    """Print one line of progress at once."""
+    print(text, flush=True)
+
+
+def run(title, argv, cwd=ROOT, env=None):
+    """Run one step's command; show its output only when it fails."""
+    started = time.monotonic()
+    print("  " + title + " …", end="", flush=True)
+    try:
+        done = subprocess.run(
+            [str(a) for a in argv],
+            cwd=str(cwd),
+            env=dict(os.environ, **(env or {})),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=STEP_S_MAX,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise SetupFailure("%s took longer than %d s." % (argv[0], STEP_S_MAX)) from None
+    if done.returncode != 0:
+        say(" failed")
+        say(done.stdout.decode(errors="replace")[-6000:])
+        raise SetupFailure(
+            "`%s` ended with %d; its own words are above."
+            % (" ".join(str(a) for a in argv), done.returncode)
+        )
+    say(" %.1f s" % (time.monotonic() - started))
+
+
+def digest(*parts):
+    """Return one SHA-256 over texts, folders' names and files' contents."""
+    total = hashlib.sha256()
+    for part in parts:
+        is_file = isinstance(part, Path) and part.is_file()
+        data = part.read_bytes() if is_file else str(part).encode()
+        total.update(len(data).to_bytes(8, "big") + data)
+    return total.hexdigest()
+
+
+def is_stamped(stamp, mark):
+    """Tell whether a step was already done from exactly these inputs."""
+    return stamp.is_file() and stamp.read_text() == mark
+
+
+def require_python():
+    """Return the interpreter of the virtual environment: this one, or a newer one on the PATH."""
+    if sys.version_info >= PYTHON_MIN:
+        return sys.executable
+    for minor in (14, 13, 12, 11):
+        found = shutil.which("python3.%d" % minor)
+        if found:
+            return found
+    raise SetupFailure(
+        "Python 3.11 or newer is needed; this is %s.\n"
+        "Install it (Debian 12: apt-get install python3 python3-venv) or say where it is: "
+        "make setup PYTHON=/path/to/python3.11" % platform.python_version()
+    )
+
+
+def require_node():
+    """Check Node and npm: wrangler's world, and the way workerd comes to this machine."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if not node or not npm:
+        raise SetupFailure(
+            "%s is missing. Install Node 20 or newer with npm "
+            "(Debian 12 with NodeSource: apt-get install nodejs; else from nodejs.org)."
+            % ("Node" if not node else "npm")
+        )
+    text = subprocess.run(
+        [node, "--version"], stdout=subprocess.PIPE, timeout=30, check=True
+    ).stdout.decode()
+    if int(text.strip().lstrip("v").split(".")[0]) < NODE_MIN:
+        raise SetupFailure(
+            "Node %d or newer is needed; %s is %s." % (NODE_MIN, node, text.strip())
+        )
+    return npm
+
+
+def require_architecture():
+    """Check that there is a workerd for this machine."""
+    if platform.system() != "Linux" or platform.machine() not in ARCHITECTURES:
+        raise SetupFailure(
+            "Kythera runs on Linux, x86-64 or arm64; this is %s on %s."
+            % (platform.system(), platform.machine())
+        )
+
+
+def missing_packages(wanted):
+    """Return the Debian packages of which the telling file or program is not here."""
+    return [
+        name
+        for name, (sign, _) in sorted(wanted.items())
+        if not (Path(sign).exists() if sign.startswith("/") else shutil.which(sign, path=OUR_PATH))
+    ]
+
+
+def root_prefix():
+    """Return how to become root: nothing, `sudo`, or None when neither is possible."""
+    if os.geteuid() == 0:
+        return []
+    sudo = shutil.which("sudo")
+    if not sudo:
+        return None
+    if subprocess.run([sudo, "-n", "true"], capture_output=True, check=False).returncode == 0:
+        return [sudo, "-n"]
+    if sys.stdin.isatty():
+        say("  sudo will ask for your password to install Debian packages")
+        if subprocess.run([sudo, "-v"], check=False).returncode == 0:
+            return [sudo, "-n"]
+    return None
+
+
+def install_debian(wanted):
+    """Install what is missing of the Debian packages, or say exactly what to type."""
+    missing = missing_packages(wanted)
+    if not missing:
+        return
+    by_hand = "apt-get update && apt-get install -y " + " ".join(missing)
+    reasons = "; ".join("%s (%s)" % (name, wanted[name][1]) for name in missing)
+    prefix = root_prefix() if shutil.which("apt-get") else None
+    if prefix is None:
+        raise SetupFailure(
+            "Missing on this machine: %s.\nThis script may not install it (%s). As root, type:\n\n"
+            "    %s\n\nthen run make again. Elsewhere than on Debian: your system's own way."
+            % (reasons, "no root, no sudo" if shutil.which("apt-get") else "no apt-get", by_hand)
+        )
+    apt = prefix + ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
+    run("Debian: refreshing the package lists", apt + ["update"])
+    install = apt + ["install", "-y", "--no-install-recommends"] + missing
+    run("Debian: installing " + ", ".join(missing), install)
+    left = missing_packages({name: wanted[name] for name in missing})
+    if left:
+        raise SetupFailure("apt-get said yes, yet missing: %s. Type: %s" % (left, by_hand))
+
+
+def venv_package(python):
+    """Return the Debian package without which `python -m venv` cannot work, if it is missing."""
+    probe = "import ensurepip, venv"
+    good = subprocess.run([python, "-c", probe], capture_output=True, check=False).returncode == 0
+    if good:
+        return {}
+    return {"python3-venv": ("/usr/share/doc/python3-venv", "Python's virtual environments")}
+
+
+def install_python(python, requirements, stamp_name):
+    """Make the virtual environment and put the hashed requirements and ourselves into it."""
+    files = [ROOT / name for name in requirements]
+    mark = digest(ROOT, python, platform.machine(), ROOT / "pyproject.toml", *files)
+    stamp = VENV / stamp_name
+    if is_stamped(stamp, mark):
+        return
+    venv_python = VENV / "bin" / "python"
+    if not is_stamped(VENV / "made-by", digest(ROOT, python)):
+        install_debian(venv_package(python))
+        run("Python: virtual environment in .venv", [python, "-m", "venv", "--clear", VENV])
+        (VENV / "made-by").write_text(digest(ROOT, python))
+    pip = [venv_python, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "-q"]
+    for name in requirements:
+        hashed = pip + ["--require-hashes", "--only-binary", ":all:", "-r", ROOT / name]
+        run("Python: packages of " + name, hashed)
+    run("Python: kythera itself", pip + ["--no-deps", "--no-build-isolation", "-e", ROOT])
+    stamp.write_text(mark)
+
+
+def npm_stamp(folder):
+    """Return where a folder's npm packages say what they were installed from."""
+    return folder / "node_modules" / ".kythera-stamp"
+
+
+def npm_mark(folder):
+    """Return the digest of what a folder's npm packages are installed from."""
+    return digest(
+        folder, platform.machine(), folder / "package-lock.json", folder / "package.json"
+    )
+
+
+def is_npm_done(folder):
+    """Tell whether a folder's npm packages are those its lock file names."""
+    return is_stamped(npm_stamp(folder), npm_mark(folder))
+
+
+def install_npm(npm, folder, title):
+    """Install exactly what a package-lock.json names; install scripts stay off."""
+    if is_npm_done(folder):
+        return
+    flags = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    quiet = {"npm_config_update_notifier": "false", "npm_config_engine_strict": "false"}
+    run(title, [npm, "ci"] + flags, cwd=folder, env=quiet)
+    npm_stamp(folder).write_text(npm_mark(folder))
+
+
+def check_engine():
+    """Start the engine once: a binary that cannot run here is found now, not at the first visit."""
+    package = "workerd-linux-" + ARCHITECTURES[platform.machine()]
+    binary = ROOT / "node_modules" / "@cloudflare" / package / "bin" / "workerd"
+    stamp = ROOT / "node_modules" / ".kythera-engine"
+    mark = digest(ROOT, ROOT / "package-lock.json")
+    if not is_stamped(stamp, mark):
+        run("workerd starts on this machine", [binary, "--version"])
+        stamp.write_text(mark)
+
+
+def set_up(options):
+    """Do every step that is not done yet."""
+    require_architecture()
+    python = require_python()
+    folders = [ROOT] + (wrangler_folders() if options.test else [])
+    npm = "npm" if all(is_npm_done(folder) for folder in folders) else require_node()
+    install_debian(dict(DEBIAN, **(DEBIAN_BENCH if options.bench else {})))
+    install_python(python, ["requirements.txt"], ".kythera-stamp")
+    install_npm(npm, ROOT, "npm: workerd and esbuild")
+    check_engine()
+    if options.checks or options.test:
+        install_python(python, ["requirements.txt", "requirements-dev.txt"], ".kythera-dev-stamp")
+    if options.test:
+        for folder in wrangler_folders():
+            install_npm(npm, folder, "npm: wrangler " + folder.name)
+
+
+def wrangler_folders():
+    """Return the folders that pin one unmodified wrangler each."""
+    return sorted(p.parent for p in (ROOT / "tests" / "wrangler").glob("*/package-lock.json"))
+
+
+def main():
+    """Read the arguments, take the lock, set up; say what is wrong in one paragraph."""
+    parser = argparse.ArgumentParser(description="Set this machine up for Kythera.")
+    parser.add_argument("--checks", action="store_true", help="also linters, types and pytest")
+    parser.add_argument("--test", action="store_true", help="--checks, and the tests' wranglers")
+    parser.add_argument("--bench", action="store_true", help="also what `make bench` needs")
+    options = parser.parse_args()
+    started = time.monotonic()
+    with open(__file__, "rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("  another set-up is running here; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            set_up(options)
+        except SetupFailure as failure:
+            say("\nset-up: " + str(failure))
+            return 1
+    if time.monotonic() - started > 1:
+        say("  set-up done in %.0f s" % (time.monotonic() - started))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
