@@ -1,0 +1,138 @@
+"""Starting a process, at the lowest level: what both the keeper and `processes` stand on.
+
+Promises of `spawn`: the child dies when its parent dies (also by `kill -9`), leads a session and
+a process group of its own (a terminal's Ctrl-C does not reach it), holds exactly the descriptors
+it was given, and has default signal handling. It is watched by a pidfd, which no reused pid can
+confuse. Call it on the main thread: the kernel ties the child's life to the *thread* that forked.
+"""
+
+import ctypes
+import fcntl
+import os
+import resource
+import shutil
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from kythera.model.errors import SetupError
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+_FIRST_FREE = 3
+_RESET = [
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGCHLD,
+    signal.SIGWINCH,
+]
+CANNOT_START = 127
+"""Exit status of a child whose program could not be executed; it said why on its stderr."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A process to be: descriptors are by number in the child, program by path."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    descriptors: Mapping[int, int] = field(default_factory=dict)
+    """Child's number → ours. 0, 1 and 2 are /dev/null unless given."""
+    rlimits: Mapping[str, int] = field(default_factory=dict)
+    """`{"RLIMIT_AS": bytes}`: soft and hard alike."""
+    pid_variable: str = ""
+    """A variable that is to hold the child's own pid (systemd's LISTEN_PID)."""
+
+
+def find_program(name: str, path: str | None = None) -> str:
+    """Return the absolute path of a program. Raises SetupError when it cannot be run."""
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise SetupError(
+            f"cannot run {name!r}: there is no such program, or it is not executable.",
+            remedy="Run `make setup`, which installs what is missing.",
+        )
+    return os.path.abspath(found)
+
+
+def spawn(command: Command) -> tuple[int, int]:
+    """Start `command`; return its pid and a pidfd. Raises SetupError when there is no program."""
+    assert threading.current_thread() is threading.main_thread(), "spawn on the main thread"
+    program = find_program(command.argv[0], command.env.get("PATH"))
+    parent = os.getpid()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _become(command, program, parent)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return pid, os.pidfd_open(pid)
+
+
+def _become(command: Command, program: str, parent: int) -> NoReturn:
+    """Turn the forked child into the program; never returns, whatever happens."""
+    try:
+        _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(CANNOT_START)  # the parent died before the line above took effect
+        os.setsid()
+        _place(command.descriptors)
+        for name, value in command.rlimits.items():
+            resource.setrlimit(getattr(resource, name), (value, value))
+        env = dict(command.env)
+        if command.pid_variable:
+            env[command.pid_variable] = str(os.getpid())
+        for signum in _RESET:
+            signal.signal(signum, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        os.execve(program, list(command.argv), env)
+    except BaseException as error:
+        os.write(2, f"cannot start {command.argv[0]}: {error}\n".encode(errors="replace"))
+    finally:
+        os._exit(CANNOT_START)
+
+
+def _place(descriptors: Mapping[int, int]) -> None:
+    """Put our descriptors at the child's numbers and close all others."""
+    null = os.open(os.devnull, os.O_RDWR)
+    wanted = {0: null, 1: null, 2: null, **descriptors}
+    above = max(_FIRST_FREE, *wanted) + 1
+    parked = {n: fcntl.fcntl(ours, fcntl.F_DUPFD, above) for n, ours in wanted.items()}
+    for number, ours in parked.items():
+        os.dup2(ours, number, inheritable=True)
+    for number in range(_FIRST_FREE, above):
+        if number not in wanted:
+            os.closerange(number, number + 1)
+    os.closerange(above, 2**31 - 1)
+
+
+def exit_status(pidfd: int) -> int | None:
+    """Reap a child: its exit code, or minus the signal that ended it; None while it lives."""
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    if result is None:
+        return None
+    return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+
+
+def base_environment() -> dict[str, str]:
+    """Return our environment without what systemd meant for this process alone."""
+    return {name: value for name, value in os.environ.items() if name not in SYSTEMD_VARIABLES}
+
+
+SYSTEMD_VARIABLES = (
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+)

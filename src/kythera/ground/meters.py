@@ -1,0 +1,44 @@
+"""What a process has used, read from the kernel.
+
+A process that is gone has used nothing: these never raise for it, because it may end between any
+two lines of the caller.
+"""
+
+import os
+import time
+from pathlib import Path
+
+KIB = 1024
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process with all its threads has burnt, in nanosecond steps.
+
+    The kernel keeps a clock for each process; its id is made from the pid (bits 0 and 1: its
+    scheduler time). Finer than /proc/PID/stat, whose step is 10 ms, and a call, not a parse."""
+    try:
+        return time.clock_gettime_ns((~pid << 3) | 2) / 1e9
+    except OSError:
+        return 0.0
+
+
+def private_bytes(pid: int) -> int:
+    """Return the memory that would come back if the process ended: private clean and dirty."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_bytes().splitlines()
+    except OSError:
+        return 0
+    wanted = (b"Private_Clean:", b"Private_Dirty:")
+    return sum(int(line.split()[1]) for line in lines if line.startswith(wanted)) * KIB
+
+
+def start_time(pid: int) -> float | None:
+    """Return when a process started, in seconds since the machine booted; None when it is gone.
+
+    With the pid it names a process for ever: pids come back, pairs do not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    after_name = stat[stat.rindex(b")") + 2 :].split()
+    return int(after_name[19]) / os.sysconf("SC_CLK_TCK")
