@@ -1,0 +1,68 @@
+"""Fixtures that all tests share, and the neighbourhood watch: each test leaves no descriptor and
+no process behind."""
+
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.platforms import RunningPlatform, running
+from tests.processes import alive, births, children, descriptors, wait_until
+from tests.wranglers import VERSIONS, Wrangler
+
+LEAK_S_MAX = 3.0
+"""What is being closed may need this long; what is still open then was forgotten."""
+
+settings.register_profile("here", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("here")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run asynchronous tests where the product runs: on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """Fail a test that forgets a descriptor or a child process."""
+    open_before = set(descriptors().items())
+    children_before = births(children(os.getpid()))
+    yield
+
+    def leaks() -> list[str]:
+        left = births(children(os.getpid()))
+        strangers = {p: born for p, born in left.items() if children_before.get(p) != born}
+        fresh = set(descriptors().items()) - open_before
+        return [*alive(strangers), *(f"{fd} -> {target}" for fd, target in sorted(fresh))]
+
+    if leaks():
+        gc.collect()
+        wait_until(lambda: not leaks(), f"left behind: {leaks()}", deadline_s=LEAK_S_MAX)
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatform]:
+    """Return the platform that tests share; each uses workers of its own."""
+    with running(tmp_path_factory.mktemp("platform") / "state") as started:
+        yield started
+
+
+@pytest.fixture(params=VERSIONS, scope="session")
+def wrangler(
+    request: pytest.FixtureRequest,
+    platform: RunningPlatform,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Wrangler:
+    """Return each pinned wrangler in turn, pointed at the shared platform."""
+    version: str = request.param
+    return Wrangler(version, platform, tmp_path_factory.mktemp(f"home-{version}"))
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """Return where a test's own platform may keep its state."""
+    return tmp_path / "state"
