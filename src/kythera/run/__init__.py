@@ -1,0 +1,1 @@
+"""Cells: workerd's configuration, socket activation, limits; one process for each version."""

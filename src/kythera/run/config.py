@@ -1,0 +1,345 @@
+"""A version becomes workerd's configuration: a binary Cap'n Proto message.
+
+Promises that modules keep the names and bytes they were uploaded with, that a secret is open only
+in the message itself, and that nothing is dropped: a binding or module that is not offered is a
+Refusal that names it. The one socket is called `http`; workerd's own 500 for an uncaught
+exception lacks the response header that everything else from a cell carries.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import capnp
+import msgspec
+
+from kythera.model.errors import Refusal
+from kythera.model.records import Asset, Binding, Module, Version
+from kythera.run.assets import content_types, service_config
+from kythera.run.prelude import (
+    PRELUDE_MODULE,
+    TRIAL_ENTRYPOINT,
+    module_prelude,
+    source,
+    trial_prelude,
+    watched_script,
+)
+from kythera.run.workerd import find_schema
+
+CELL_HEADER = "x-kythera-cell"
+"""On every response of a cell but workerd's own 500 for an uncaught exception."""
+OWN_COMPATIBILITY_DATE = "2026-06-01"
+"""Of our own small workers beside the user's."""
+BINDING_TYPES = (
+    "plain_text",
+    "json",
+    "secret_text",
+    "version_metadata",
+    "assets",
+    "wasm_module",
+    "text_blob",
+    "data_blob",
+)
+"""What a version may be given today."""
+_WORKER, _INTERNET, _ASSETS, _DOOR = "worker", "internet", "assets", "door"
+_TAIL, _TAIL_SINK = "tail", "tail-sink"
+_RESERVED = (_INTERNET, _ASSETS, _DOOR, _TAIL, _TAIL_SINK)
+
+Fields = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CellSettings:
+    """What a machine adds to a version to make a cell of it."""
+
+    tail_url_socket: Path | None = None
+    """Unix socket that takes traces; None: the cell is not observed."""
+    assets_dir: Path | None = None
+    egress_allow: tuple[str, ...] = ("public",)
+    heap_mib_max: int = 128
+    """0 leaves V8's own limit."""
+    ca_available: bool = True
+
+
+@dataclass(frozen=True)
+class _Builder:
+    version: Version
+    read_blob: Callable[[str], bytes]
+    open_secret: Callable[[str, str], str]
+    settings: CellSettings
+    trial: bool = False
+
+    @property
+    def has_code(self) -> bool:
+        return self.version.main_module is not None or self.version.body_part is not None
+
+
+def cell_config(
+    version: Version,
+    *,
+    read_blob: Callable[[str], bytes],
+    open_secret: Callable[[str, str], str],
+    settings: CellSettings,
+) -> bytes:
+    """Return the configuration of a cell. Raises Refusal (10021) for what is not offered.
+
+    `open_secret` takes a binding's name and its sealed text."""
+    return _encode(_config(_Builder(version, read_blob, open_secret, settings)))
+
+
+def trial_config(
+    version: Version,
+    *,
+    read_blob: Callable[[str], bytes],
+    open_secret: Callable[[str, str], str],
+    settings: CellSettings,
+) -> bytes:
+    """Return the configuration of a trial: the same worker, its socket answering what it exports
+    (ES modules) or anything at all (service-worker format, assets alone)."""
+    return _encode(_config(_Builder(version, read_blob, open_secret, settings, trial=True)))
+
+
+@cache
+def schema() -> Any:
+    """Load workerd's schema, once for each process."""
+    capnp.remove_import_hook()
+    return capnp.load(str(find_schema()), imports=[str(Path(__file__).parent / "schema")])
+
+
+def _encode(config: Fields) -> bytes:
+    message: bytes = schema().Config.new_message(**config).to_bytes()
+    return message
+
+
+def _config(builder: _Builder) -> Fields:
+    settings = builder.settings
+    services = [_internet(settings)]
+    if builder.has_code:
+        services.append({"name": _service_name(builder.version), "worker": _worker(builder)})
+    if builder.version.assets is not None:
+        services += _asset_services(builder)
+    if settings.tail_url_socket is not None and builder.has_code:
+        services += _tail_services(builder.version, settings.tail_url_socket)
+    flags = [f"--max-heap-size={settings.heap_mib_max}"] if settings.heap_mib_max else []
+    return {"services": services, "sockets": [_socket(builder)], "v8Flags": flags}
+
+
+def _socket(builder: _Builder) -> Fields:
+    version = builder.version
+    if builder.trial and version.main_module is not None:
+        service = {"name": _service_name(version), "entrypoint": TRIAL_ENTRYPOINT}
+    else:
+        service = {"name": _service_name(version) if version.assets is None else _DOOR}
+    http = {
+        "forwardedProtoHeader": "X-Forwarded-Proto",
+        "cfBlobHeader": "CF-Blob",
+        "injectResponseHeaders": [{"name": CELL_HEADER, "value": "1"}],
+    }
+    return {"name": "http", "http": http, "service": service}
+
+
+def _internet(settings: CellSettings) -> Fields:
+    network: Fields = {"allow": list(settings.egress_allow)}
+    # Reading the authorities costs 3 ms and 0.7 MB: only for who can reach anything.
+    if settings.ca_available and settings.egress_allow:
+        network["tlsOptions"] = {"trustBrowserCas": True}
+    return {"name": _INTERNET, "network": network}
+
+
+def _service_name(version: Version) -> str:
+    """Stack traces of a script in service-worker format name it by its service."""
+    name = version.body_part
+    return _WORKER if name is None or name in _RESERVED else name
+
+
+def _worker(builder: _Builder) -> Fields:
+    version = builder.version
+    worker: Fields = {
+        "compatibilityDate": version.compatibility_date,
+        "compatibilityFlags": list(version.compatibility_flags),
+        "bindings": [_binding(binding, builder) for binding in version.bindings],
+        "globalOutbound": {"name": _INTERNET},
+    }
+    if version.main_module is not None:
+        worker["modules"] = _modules(builder, version.main_module)
+    else:
+        worker["serviceWorkerScript"] = _script(builder)
+    if builder.settings.tail_url_socket is not None:
+        worker["tails"] = [{"name": _TAIL}]
+    return worker
+
+
+def _script(builder: _Builder) -> str:
+    module = _module_named(builder.version, builder.version.body_part or "")
+    script = _text(module, builder.read_blob(module.digest))
+    plain = builder.trial or builder.settings.tail_url_socket is not None
+    return script if plain else watched_script(script)
+
+
+def _module_named(version: Version, name: str) -> Module:
+    for module in version.modules:
+        if module.name == name:
+            return module
+    raise Refusal(10021, f"there is no module named {name!r} in the upload.")
+
+
+def _modules(builder: _Builder, main: str) -> list[Fields]:
+    own = [m for m in builder.version.modules if m.type != "source_map"]
+    _module_named(builder.version, main)
+    for module in own:
+        _check_name(module.name)
+    own.sort(key=lambda module: module.name != main)  # the first one is workerd's main module
+    modules = [_module(module, builder.read_blob) for module in own]
+    prelude = _prelude(builder, main)
+    return modules if prelude is None else [{"name": PRELUDE_MODULE, "esModule": prelude}, *modules]
+
+
+def _check_name(name: str) -> None:
+    """Refuse what workerd answers with an internal error that nobody understands."""
+    depth = 0
+    for part in name.split("/"):
+        depth += {"": 0, ".": 0, "..": -1}.get(part, 1)
+        if depth < 0 or name.startswith("/") or "\0" in name:
+            raise Refusal(
+                10021,
+                f"module name {name!r} leads out of the upload.",
+                remedy="Name modules by relative paths, such as lib/a.js.",
+            )
+
+
+def _prelude(builder: _Builder, main: str) -> str | None:
+    """An observed cell's exceptions are in its traces; without `fetch` there is none to report."""
+    specifier = main
+    if "new_module_registry" in builder.version.compatibility_flags and "://" not in main:
+        specifier = "./" + main.removeprefix("./")
+    if builder.trial:
+        return trial_prelude(specifier)
+    observed = builder.settings.tail_url_socket is not None
+    if observed or "fetch" not in builder.version.handlers:
+        return None
+    return module_prelude(specifier)
+
+
+_MODULE_FIELDS = {
+    "esm": "esModule",
+    "cjs": "commonJsModule",
+    "json": "json",
+    "text": "text",
+    "data": "data",
+    "wasm": "wasm",
+}
+
+
+def _module(module: Module, read_blob: Callable[[str], bytes]) -> Fields:
+    field = _MODULE_FIELDS.get(module.type)
+    if field is None:
+        offered = ", ".join(_MODULE_FIELDS)
+        raise Refusal(
+            10021,
+            f"module {module.name!r} has type {module.type!r}, which is not offered.",
+            remedy=f"Offered are: {offered}.",
+        )
+    content = read_blob(module.digest)
+    if field in ("data", "wasm"):
+        return {"name": module.name, field: content}
+    return {"name": module.name, field: _text(module, content)}
+
+
+def _text(module: Module, content: bytes) -> str:
+    if module.type == "text":
+        return content.decode(errors="replace")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise Refusal(10021, f"module {module.name!r} is not UTF-8 (byte {error.start}).") from None
+
+
+def _binding(binding: Binding, builder: _Builder) -> Fields:
+    """Return one binding; Version is immutable, so its metadata may be a constant."""
+    fields, version = binding.fields, builder.version
+    match binding.type:
+        case "plain_text":
+            value: Fields = {"text": fields["text"]}
+        case "json":
+            value = {"json": _json(fields["json"])}
+        case "secret_text":
+            value = {"text": builder.open_secret(binding.name, fields["sealed"])}
+        case "version_metadata":
+            value = {"json": _json(_metadata(version))}
+        case "assets":
+            value = {"service": {"name": _ASSETS, "entrypoint": "AssetWorker"}}
+        case "wasm_module" | "text_blob" | "data_blob":
+            value = _part(binding, builder)
+        case _:
+            raise Refusal(
+                10021,
+                f"binding {binding.name!r} has type {binding.type!r}, which is not offered yet.",
+                remedy=f"Offered are: {', '.join(BINDING_TYPES)}.",
+            )
+    return {"name": binding.name, **value}
+
+
+def _part(binding: Binding, builder: _Builder) -> Fields:
+    module = _module_named(builder.version, binding.fields["part"])
+    content = builder.read_blob(module.digest)
+    if binding.type == "text_blob":
+        return {"text": content.decode(errors="replace")}
+    return {"wasmModule" if binding.type == "wasm_module" else "data": content}
+
+
+def _metadata(version: Version) -> Fields:
+    return {
+        "id": version.id,
+        "tag": version.annotations.get("workers/tag", ""),
+        "timestamp": version.created_on,
+    }
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _our_worker(name: str, bindings: Sequence[Fields]) -> Fields:
+    return {
+        "modules": [{"name": name, "esModule": source(name)}],
+        "compatibilityDate": OWN_COMPATIBILITY_DATE,
+        "bindings": list(bindings),
+        "globalOutbound": {"name": _INTERNET},
+    }
+
+
+def _asset_services(builder: _Builder) -> list[Fields]:
+    """The asset service, and before it the door: ranges, and types as they were uploaded."""
+    version, folder = builder.version, builder.settings.assets_dir
+    assert version.assets is not None
+    assert folder is not None, "a version with assets needs their folder"
+    service: Fields = {"path": str(folder), "config": _json(service_config(version.assets.config))}
+    if builder.has_code:
+        service["userWorker"] = {"name": _service_name(version)}
+    else:
+        service["compatibilityDate"] = version.compatibility_date
+        service["compatibilityFlags"] = list(version.compatibility_flags)
+    manifest = msgspec.json.decode(builder.read_blob(version.assets.manifest), type=list[Asset])
+    bindings: list[Fields] = [
+        {"name": "NEXT", "service": {"name": _ASSETS}},
+        {"name": "TYPES", "json": _json(content_types(manifest))},
+    ]
+    return [
+        {"name": _ASSETS, "assets": service},
+        {"name": _DOOR, "worker": _our_worker("door.js", bindings)},
+    ]
+
+
+def _tail_services(version: Version, socket: Path) -> list[Fields]:
+    about = {"account": version.account, "worker": version.worker, "version": version.id}
+    bindings: list[Fields] = [
+        {"name": "SINK", "service": {"name": _TAIL_SINK}},
+        {"name": "ABOUT", "json": _json(about)},
+    ]
+    return [
+        {"name": _TAIL, "worker": _our_worker("tail.js", bindings)},
+        {"name": _TAIL_SINK, "external": {"address": f"unix:{socket}", "http": {}}},
+    ]

@@ -1,0 +1,96 @@
+// Stands before a worker's main module: hands on all it exports, and says of an uncaught exception
+// which request (ray id) it ended. `%main%` becomes the main module's specifier, `%marker%` the
+// mark of such a line. Only for versions whose default export has a `fetch` handler.
+import { WorkerEntrypoint } from 'cloudflare:workers';
+import * as user from '%main%';
+export * from '%main%';
+
+const HANDLERS = [
+  'fetch', 'scheduled', 'queue', 'email', 'tail', 'tailStream', 'trace', 'test', 'connect',
+];
+const MESSAGE_CHARACTERS_MAX = 1000;
+const STACK_CHARACTERS_MAX = 4000;
+const print = console.error.bind(console);
+
+function ours(line) {
+  return line.includes('kythera-prelude.js:');
+}
+
+function report(error, request) {
+  try {
+    const isError = error instanceof Error;
+    const stack = isError ? String(error.stack).split('\n').filter((line) => !ours(line)) : [];
+    print('%marker%' + JSON.stringify({
+      ray: request.headers.get('cf-ray') ?? '',
+      name: isError ? String(error.name) : typeof error,
+      message: String(isError ? error.message : error).slice(0, MESSAGE_CHARACTERS_MAX),
+      stack: stack.join('\n').slice(0, STACK_CHARACTERS_MAX),
+    }));
+  } catch {
+    // An exception so odd that it cannot be told: workerd's own line must do.
+  }
+}
+
+function watched(fetch, self) {
+  return async (request, env, ctx) => {
+    try {
+      return await fetch.call(self, request, env, ctx);
+    } catch (error) {
+      report(error, request);
+      throw error;
+    }
+  };
+}
+
+// Names on the object and what it inherits, so that methods of a class instance are found too.
+function namesOf(handler) {
+  const names = new Set(HANDLERS);
+  for (let at = handler, depth = 0; at && at !== Object.prototype && depth < 16; depth += 1) {
+    Object.getOwnPropertyNames(at).forEach((name) => names.add(name));
+    at = Object.getPrototypeOf(at);
+  }
+  names.delete('constructor');
+  return names;
+}
+
+// A plain object, or an instance: functions stay bound to the worker's own object, so that `this`
+// and #private fields work; what is absent there stays absent here.
+function wrapObject(handler) {
+  const wrapped = {};
+  for (const name of namesOf(handler)) {
+    const value = handler[name];
+    if (name === 'fetch' && typeof value === 'function') {
+      wrapped.fetch = watched(value, handler);
+    } else if (typeof value === 'function') {
+      wrapped[name] = value.bind(handler);
+    }
+  }
+  return wrapped;
+}
+
+function wrapClass(Entrypoint) {
+  const Watched = class extends Entrypoint {
+    async fetch(request) {
+      try {
+        return await super.fetch(request);
+      } catch (error) {
+        report(error, request);
+        throw error;
+      }
+    }
+  };
+  Object.defineProperty(Watched, 'name', { value: Entrypoint.name });
+  return Watched;
+}
+
+function wrap(handler) {
+  if (typeof handler === 'object' && handler !== null) {
+    return wrapObject(handler);
+  }
+  const isEntrypoint = typeof handler === 'function' &&
+    handler.prototype instanceof WorkerEntrypoint;
+  return isEntrypoint && typeof handler.prototype.fetch === 'function' ?
+    wrapClass(handler) : handler;
+}
+
+export default wrap(user.default);
