@@ -79,7 +79,7 @@ def table(figures: Sequence[Figure]) -> str:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         lines.append("  ".join(cells).rstrip())
         if note:
-            lines.append(" " * (widths[0] + 4) + note)
+            lines.append(" " * (widths[0] + 2) + note)
     return "\n".join(lines)
 
 
