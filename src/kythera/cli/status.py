@@ -1,0 +1,88 @@
+"""`kythera status`: what the agent sees now, as JSON or as two tables."""
+
+import json
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from kythera.cli.command import Here, NotRunning, platform_of, table, with_here
+from kythera.ground.layout import Layout
+
+STATUS_S = 5.0
+"""An agent that does not tell its status by then is not well."""
+CHUNK = 1 << 16
+
+
+@click.command()
+@with_here
+def status(here: Here) -> None:
+    """Show machines and cells (one for each live version) as they are now."""
+    document = read_status(here.layout)
+    here.show(document, text(document))
+
+
+def read_status(layout: Layout) -> dict[str, Any]:
+    """Return the agent's status. Raises NotRunning when nobody answers."""
+    platform_of(layout)
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(STATUS_S)
+            connection.connect(str(layout.status_socket))
+            raw = b"".join(iter(lambda: connection.recv(CHUNK), b""))
+        document = json.loads(raw)
+    except (OSError, ValueError) as error:
+        raise NotRunning(
+            f"no agent answers in {layout.state} ({type(error).__name__}).",
+            remedy=f"If the platform is down: kythera up --state {layout.state}. If `kythera up` "
+            "runs, its log says why the agent does not; ask `kythera doctor` too.",
+        ) from None
+    assert isinstance(document, dict)
+    return document
+
+
+def text(document: dict[str, Any]) -> str:
+    """Return the status as a person reads it. Pure."""
+    machines = table(
+        ("MACHINE", "STATE", "SITE", "CORES", "CPU", "LOG"),
+        [
+            (
+                each.get("name", "?"),
+                each.get("state", "?"),
+                each.get("site", "-"),
+                each.get("cores", "-"),
+                percent(each.get("cpu_share")),
+                each.get("log", "-"),
+            )
+            for each in document["machines"]
+        ],
+    )
+    return f"{machines}\n\n{cells_text(document['cells'])}"
+
+
+def cells_text(cells: Sequence[dict[str, Any]]) -> str:
+    """Return the cells' table, busiest first; idle ones are counted if they are many."""
+    if not cells:
+        return "No worker is deployed. Deploy one: kythera deploy [PATH]"
+    ordered = sorted(cells, key=lambda cell: (-cell["requests"], cell["worker"]))
+    return table(
+        ("WORKER", "VERSION", "STATE", "PROCESSES", "PRIVATE MEMORY", "CPU", "REQUESTS"),
+        [
+            (
+                cell["worker"],
+                cell["version"][:8],
+                cell["state"],
+                len(cell["pids"]),
+                f"{cell['private_bytes'] / 1e6:.1f} MB" if cell["private_bytes"] else "-",
+                f"{cell['cpu_seconds']:.1f} s",
+                cell["requests"],
+            )
+            for cell in ordered
+        ],
+    )
+
+
+def percent(share: float | None) -> str:
+    """Return a share of one as a percentage."""
+    return "-" if share is None else f"{share * 100:.0f} %"

@@ -1,0 +1,212 @@
+"""From a project to a served version: the calls of one deploy, in order.
+
+`metadata` is pure. `put` does: assets session and buckets, the version, its hostname, its routes.
+Each step is one the API refuses or takes as a whole; nothing serves before the version is stored.
+"""
+
+import base64
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kythera.cli.bundle import Bundle
+from kythera.cli.client import Client, worker_urls
+from kythera.cli.project import Project
+from kythera.cli.static_files import StaticFile
+from kythera.model.errors import KytheraError
+
+MESSAGE = "workers/message"
+TAG = "workers/tag"
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What a deploy did, for the person who typed it."""
+
+    worker: str
+    version_id: str
+    urls: tuple[str, ...]
+    modules: tuple[tuple[str, str, int], ...]
+    assets: int
+    assets_uploaded: int
+    startup_time_ms: int | None
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the shape of `kythera deploy --json`."""
+        return {
+            "worker": self.worker,
+            "version_id": self.version_id,
+            "urls": list(self.urls),
+            "modules": [{"name": n, "type": t, "size": s} for n, t, s in self.modules],
+            "assets": {"files": self.assets, "uploaded": self.assets_uploaded},
+            "startup_time_ms": self.startup_time_ms,
+        }
+
+
+def metadata(
+    project: Project,
+    bundle: Bundle | None,
+    *,
+    assets_jwt: str | None = None,
+    steering: dict[str, str] | None = None,
+    annotations: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return the form's `metadata` field for a version of this project. Pure."""
+    document: dict[str, Any] = {
+        "bindings": list(bindings(project)),
+        "compatibility_date": project.compatibility_date,
+        "compatibility_flags": list(project.compatibility_flags),
+        "keep_bindings": ["secret_text", "secret_key"],
+        **project.settings,
+    }
+    if project.keep_vars:
+        document["keep_bindings"] += ["plain_text", "json"]
+    if bundle is not None:
+        document["body_part" if bundle.service_worker else "main_module"] = bundle.main
+    if assets_jwt is not None:
+        config = {**project.assets_config, **(steering or {})}
+        document["assets"] = {"jwt": assets_jwt, "config": config}
+    if annotations:
+        document["annotations"] = annotations
+    return document
+
+
+def bindings(project: Project) -> Sequence[dict[str, Any]]:
+    """Return the bindings a project asks for. Pure."""
+    found: list[dict[str, Any]] = []
+    for name, value in project.vars.items():
+        if isinstance(value, str):
+            found.append({"type": "plain_text", "name": name, "text": value})
+        else:
+            found.append({"type": "json", "name": name, "json": value})
+    if project.assets_binding:
+        found.append({"type": "assets", "name": project.assets_binding})
+    if project.metadata_binding:
+        found.append({"type": "version_metadata", "name": project.metadata_binding})
+    return found
+
+
+def put(
+    client: Client,
+    project: Project,
+    bundle: Bundle | None,
+    files: Sequence[StaticFile],
+    *,
+    note: Callable[[str], None],
+    annotations: dict[str, str] | None = None,
+) -> Deployed:
+    """Deploy: upload what the API lacks, store the version, serve it, set where it is served."""
+    jwt, sent = None, 0
+    if project.assets_folder is not None:
+        jwt, sent = put_assets(client, project, files)
+        note(f"Assets: {len(files)} files, {sent} of them new.")
+    form = metadata(
+        project, bundle, assets_jwt=jwt, steering=steering(project), annotations=annotations
+    )
+    parts = bundle.parts if bundle else ()
+    result = client.call(
+        "PUT",
+        client.script(project.name),
+        params={"excludeScript": "true", "bindings_inherit": "strict"},
+        files=[
+            ("metadata", (None, json.dumps(form).encode(), "application/json")),
+            *((part.name, (part.name, part.data, part.content_type)) for part in parts),
+        ],
+    )
+    put_triggers(client, project)
+    return Deployed(
+        worker=project.name,
+        version_id=with_dashes(str((result or {}).get("deployment_id", ""))),
+        urls=tuple(urls(client, project)),
+        modules=tuple((part.name, part.content_type, len(part.data)) for part in parts),
+        assets=len(files),
+        assets_uploaded=sent,
+        startup_time_ms=(result or {}).get("startup_time_ms"),
+    )
+
+
+def with_dashes(digits: str) -> str:
+    """Return 32 hexadecimal digits as the id that all other commands print."""
+    if len(digits) != 32:
+        return digits
+    cuts = (0, 8, 12, 16, 20, 32)
+    return "-".join(digits[a:b] for a, b in itertools.pairwise(cuts))
+
+
+def steering(project: Project) -> dict[str, str]:
+    """Return the text of `_headers` and `_redirects`, which travel with the version."""
+    folder = project.assets_folder
+    if folder is None:
+        return {}
+    names = ("_headers", "_redirects")
+    return {name: (folder / name).read_text() for name in names if (folder / name).is_file()}
+
+
+def put_assets(client: Client, project: Project, files: Sequence[StaticFile]) -> tuple[str, int]:
+    """Upload the files the API lacks; return the completion token and how many were sent."""
+    session = client.call(
+        "POST",
+        client.script(project.name, "/assets-upload-session"),
+        json={"manifest": {file.path: {"hash": file.hash, "size": file.size} for file in files}},
+    )
+    by_hash = {file.hash: file for file in files}
+    jwt, completed, sent = session["jwt"], None, 0
+    for bucket in session["buckets"]:
+        wanted = [by_hash[each] for each in bucket]
+        answer = client.call(
+            "POST",
+            "/workers/assets/upload",
+            params={"base64": "true"},
+            headers={"Authorization": f"Bearer {jwt}"},
+            files=[(file.hash, (file.hash, _encoded(file), file.content_type)) for file in wanted],
+        )
+        sent += len(wanted)
+        completed = (answer or {}).get("jwt") or completed
+    if session["buckets"] and completed is None:
+        raise KytheraError(
+            "the API took all assets but did not complete the upload.",
+            remedy="Deploy again; if it stays so, ask `kythera doctor`.",
+        )
+    return completed or jwt, sent
+
+
+def _encoded(file: StaticFile) -> bytes:
+    return base64.b64encode(file.file.read_bytes())
+
+
+def put_triggers(client: Client, project: Project) -> None:
+    """Set the hostname, routes and custom domains. Absent ones are left as they are."""
+    client.call(
+        "POST",
+        client.script(project.name, "/subdomain"),
+        json={
+            "enabled": project.hostname_enabled,
+            "previews_enabled": project.previews_enabled,
+        },
+    )
+    if project.routes:
+        client.call("PUT", client.script(project.name, "/routes"), json=list(project.routes))
+    if project.domains:
+        client.call(
+            "PUT",
+            client.script(project.name, "/domains/records"),
+            json={
+                "override_scope": True,
+                "override_existing_origin": False,
+                "override_existing_dns_record": False,
+                "origins": [{"hostname": hostname} for hostname in project.domains],
+            },
+        )
+
+
+def urls(client: Client, project: Project) -> list[str]:
+    """Return where the worker is served now: its hostname, its domains, its routes' patterns."""
+    found = []
+    if project.hostname_enabled:
+        hostname = f"{project.name}.{client.platform.domain}"
+        found += worker_urls(client.platform, hostname)
+    for hostname in project.domains:
+        found += worker_urls(client.platform, hostname)
+    return found + [route["pattern"] for route in project.routes]
