@@ -1,7 +1,5 @@
 """Bare workerd, the yardstick: the same worker, no platform around it, on a loopback TCP socket."""
 
-import os
-import platform
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,6 +10,7 @@ import anyio
 
 from bench.client import Address, Broken, fetch
 from kythera.ground.processes import child
+from kythera.run.workerd import find_workerd
 
 READY_S = 10.0
 CONFIG = """\
@@ -33,15 +32,6 @@ class Bare:
     pids: tuple[int, ...]
 
 
-def workerd() -> Path:
-    """Return the pinned workerd of this repository."""
-    if "KYTHERA_WORKERD" in os.environ:
-        return Path(os.environ["KYTHERA_WORKERD"])
-    kind = {"x86_64": "linux-64", "aarch64": "linux-arm64"}[platform.machine()]
-    packages = Path(__file__).parents[1] / "node_modules" / "@cloudflare"
-    return packages / f"workerd-{kind}" / "bin" / "workerd"
-
-
 @asynccontextmanager
 async def bare_workerd(folder: Path, source: str, processes: int) -> AsyncIterator[Bare]:
     """Serve `source` with so many processes on one listening socket."""
@@ -51,7 +41,7 @@ async def bare_workerd(folder: Path, source: str, processes: int) -> AsyncIterat
     async with AsyncExitStack() as stack:
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=4096))
         number = listening.fileno()
-        command = [str(workerd()), "serve", str(folder / "config.capnp")]
+        command = [str(find_workerd()), "serve", str(folder / "config.capnp")]
         pids = []
         for _ in range(processes):
             one = await stack.enter_async_context(
