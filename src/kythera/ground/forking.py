@@ -15,6 +15,7 @@ import signal
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NoReturn
 
 from kythera.model.errors import SetupError
@@ -60,7 +61,7 @@ def find_program(name: str, path: str | None = None) -> str:
             f"cannot run {name!r}: there is no such program, or it is not executable.",
             remedy="Run `make setup`, which installs what is missing.",
         )
-    return os.path.abspath(found)
+    return str(Path(found).absolute())
 
 
 def spawn(command: Command) -> tuple[int, int]:
@@ -95,7 +96,7 @@ def _become(command: Command, program: str, parent: int) -> NoReturn:
             signal.signal(signum, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.execve(program, list(command.argv), env)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 (nothing may escape into the parent's code)
         os.write(2, f"cannot start {command.argv[0]}: {error}\n".encode(errors="replace"))
     finally:
         os._exit(CANNOT_START)

@@ -1,0 +1,1 @@
+"""What runs on every machine: the keeper, which holds, and the agent, which decides."""

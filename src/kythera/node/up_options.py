@@ -1,0 +1,174 @@
+"""What `kythera up` was asked for, and the state folder it makes of that.
+
+Promises: after `prepare` the folder is private (0700), holds a token, a key for secrets and an
+account that never change again, and belongs to this keeper alone until the lock is let go.
+Refuses, with a remedy: a folder that cannot be written, another keeper on the same folder.
+"""
+
+import base64
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import socket
+import stat
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from kythera.ground.chance import Chance
+from kythera.ground.files import write_atomically, write_private
+from kythera.ground.layout import Layout
+from kythera.ground.sockets import parse_address
+from kythera.model.errors import SetupError
+from kythera.model.limits import Limits
+from kythera.model.names import is_hostname
+from kythera.model.platform import Platform
+
+LOCK_NAME = "keeper.lock"
+LOCK_WAIT_S = 2.0
+"""How long a lock may outlive its killed owner (a child between fork and exec)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpOptions:
+    """`kythera up`'s options; addresses are `HOST:PORT`, where port 0 picks a free one."""
+
+    state: Path
+    http: str = "127.0.0.1:8080"
+    https: str = ""
+    api: str = "127.0.0.1:8787"
+    domain: str = "localhost"
+    site: str = "local"
+    machine: str = field(default_factory=socket.gethostname)
+    tls_certificates: str = ""
+    egress_allow: tuple[str, ...] = ("public",)
+    json: bool = False
+    limits: Limits = field(default_factory=Limits)
+    agent_argv: tuple[str, ...] = ()
+    """Another agent instead of ours (tests); empty means ours."""
+    api_argv: tuple[str, ...] = ()
+
+
+def check(options: UpOptions) -> None:
+    """Refuse options that cannot work, before anything is touched. Raises SetupError."""
+    for address in filter(None, (options.http, options.https, options.api)):
+        parse_address(address)
+    if not is_hostname(options.domain):
+        raise SetupError(
+            f"--domain {options.domain!r} is not a hostname.",
+            remedy="Give a lower-case DNS name, for example workers.example.org, or localhost.",
+        )
+    if options.https and not options.tls_certificates:
+        raise SetupError(
+            "--https needs a certificate.",
+            remedy="Add --tls-certificates FILE_OR_FOLDER (PEM: certificate chain and key).",
+        )
+    if options.tls_certificates and not Path(options.tls_certificates).exists():
+        raise SetupError(
+            f"there is no certificate at {options.tls_certificates}.",
+            remedy="Give --tls-certificates a PEM file, or a folder of them.",
+        )
+
+
+class StateLock:
+    """Held by the one keeper of a state folder. The kernel lets go of it when the keeper dies."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.was_killed = False
+        """Whether the keeper before us ended without saying goodbye."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.take()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop being the keeper, and leave word that nothing remains."""
+        self._write("")
+        os.close(self._descriptor)
+
+    def take(self) -> None:
+        """Become the keeper. Raises SetupError, naming the pid, when there is one."""
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while not self._try():
+            holder = self._read()
+            if _lives(holder) or time.monotonic() > deadline:
+                raise SetupError(
+                    f"a platform already runs on this state folder (pid {holder}).",
+                    remedy=f"Stop it (kill {holder}), or choose another folder: --state DIR.",
+                )
+            time.sleep(0.01)
+        self.was_killed = bool(self._read())
+        self._write(str(os.getpid()))
+
+    def _try(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _read(self) -> str:
+        return os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
+
+    def _write(self, text: str) -> None:
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, text.encode(), 0)
+
+
+def _lives(pid: str) -> bool:
+    if not pid.isdigit():
+        return True  # it has the lock, and has not written its name yet
+    with contextlib.suppress(PermissionError):
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return False
+    return True
+
+
+def prepare_folders(layout: Layout) -> None:
+    """Make the state folder and the folder of its sockets, both 0700. Raises SetupError."""
+    try:
+        for folder in (layout.state, layout.run, layout.cells):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = folder.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+                raise PermissionError(errno.EPERM, "it belongs to somebody else", str(folder))
+            folder.chmod(0o700)
+        (layout.state / LOCK_NAME).touch(mode=0o600)
+    except OSError as error:
+        raise SetupError(
+            f"cannot use the state folder {layout.state}: {error.strerror} ({error.filename}).",
+            remedy="Choose a folder that you may write: kythera up --state DIR.",
+        ) from error
+
+
+def prepare_secrets(layout: Layout, chance: Chance) -> None:
+    """Make the API token and the key that seals secrets, once; both 0600."""
+    if not layout.token.exists():
+        write_private(layout.token, chance.token().encode())
+    if not layout.secrets_key.exists():
+        write_private(layout.secrets_key, base64.b64encode(secrets.token_bytes(32)))
+
+
+def previous_platform(layout: Layout) -> Platform | None:
+    """Return the settings of the last start, or None when there was none that we understand."""
+    try:
+        return layout.read_platform()
+    except (SetupError, msgspec.MsgspecError, OSError):
+        return None
+
+
+def write_platform(layout: Layout, platform: Platform) -> None:
+    """Write the settings for this start's processes."""
+    write_atomically(layout.platform, msgspec.json.format(msgspec.json.encode(platform)), 0o600)
