@@ -94,9 +94,9 @@ def is_stamped(stamp: Path, mark: str) -> bool:
 
 
 def require_python() -> str:
-    """Return the interpreter of the virtual environment: this one, or a newer one on the PATH."""
+    """Return the interpreter to build on: the one below this one, or a newer one on the PATH."""
     if sys.version_info >= PYTHON_MIN:
-        return sys.executable
+        return str(getattr(sys, "_base_executable", sys.executable))
     for minor in (14, 13, 12, 11):
         found = shutil.which(f"python3.{minor}")
         if found:
@@ -194,15 +194,16 @@ def venv_package(python: str) -> Packages:
 def install_python(python: str, requirements: list[str], stamp_name: str) -> None:
     """Make the virtual environment and put the hashed requirements and ourselves into it."""
     files = [ROOT / name for name in requirements]
-    mark = digest(ROOT, python, platform.machine(), ROOT / "pyproject.toml", *files)
+    base = str(Path(python).resolve())
+    mark = digest(ROOT, base, platform.machine(), ROOT / "pyproject.toml", *files)
     stamp = VENV / stamp_name
     if is_stamped(stamp, mark):
         return
     venv_python = VENV / "bin" / "python"
-    if not is_stamped(VENV / "made-by", digest(ROOT, python)):
+    if not is_stamped(VENV / "made-by", digest(ROOT, base)):
         install_debian(venv_package(python))
         run("Python: virtual environment in .venv", [python, "-m", "venv", "--clear", VENV])
-        (VENV / "made-by").write_text(digest(ROOT, python))
+        (VENV / "made-by").write_text(digest(ROOT, base))
     pip: list[str | Path] = [
         venv_python,
         "-m",

@@ -171,6 +171,7 @@ MODULES_REFUSED = {
 ALLOWED = {
     ("src/kythera/cli/bundle.py", "subprocess"): "esbuild, in a command that a person waits for",
     ("src/kythera/cli/wrangler.py", "subprocess"): "asks Node for its version before exec",
+    ("src/kythera/node/keeper_loop.py", "time.monotonic"): "the keeper's loop is its own clock",
     ("src/kythera/sim/machine.py", "random"): "a seeded tree of dice is what a simulation is",
     ("src/kythera/cli/up.py", "subprocess"): "the example's deployer must outlive no one's loop",
     ("src/kythera/cli/example.py", "time.sleep"): "a small program of its own, without a loop",
