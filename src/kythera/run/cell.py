@@ -85,12 +85,18 @@ class Cell:
     watched: bool = False
     waiting: bool = False
     """A connection was seen waiting and nothing has been started for it yet."""
+    refusing: bool = False
+    """Those who wait are being answered 503 just now."""
     processes: dict[str, Process] = field(default_factory=dict)
     processes_made: int = 0
     last_used: float = 0.0
     requests: int = 0
     current: int = 0
+    requests_past: int = 0
+    """Served by earlier generations of the same version."""
+    cpu_past: float = 0.0
     crashes: int = 0
+    crashes_all: int = 0
     starts_failed: int = 0
     retry_at: float = 0.0
     retired_at: float | None = None

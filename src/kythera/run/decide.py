@@ -84,9 +84,11 @@ class WorkerCells:
     def process_exited(self, cell: Cell, process: Process, now: float) -> None:
         """A process has ended, as ordered or not."""
         del cell.processes[process.name]
+        cell.cpu_past += process.cpu_seconds
         if process.state == "starting":
             self._start_failed(cell, now)
         elif process.state == "ready":
+            cell.crashes_all += 1
             lived = now - process.ready_at
             cell.crashes = cell.crashes + 1 if lived < self.limits.crash_forget_s else 0
             if cell.crashes and not cell.live():
@@ -94,6 +96,7 @@ class WorkerCells:
 
     def _start_failed(self, cell: Cell, now: float) -> None:
         cell.starts_failed += 1
+        cell.last_used = now  # Whoever it was started for may still be waiting.
         cell.retry_at = now + self._backoff_s(cell.starts_failed)
 
     def _backoff_s(self, times: int) -> float:
@@ -132,6 +135,8 @@ class WorkerCells:
         name = CellName(*self.key, version_id, newest + 1, want.observed)
         cell = self._make(name)
         cell.last_used = now
+        cell.requests_past = max((old.requests_past + old.requests for old in mine), default=0)
+        cell.cpu_past = max((old.cpu_past for old in mine), default=0.0)
         cell.processes_wanted = max(
             (len(old.live()) - 1 for old in mine if old.outgrown), default=1
         )
@@ -188,14 +193,14 @@ class WorkerCells:
             return
         if cell.retired_at is None:
             cell.retired_at = now
-        quiet_s = now - max(cell.retired_at, cell.last_used)
+        quiet = now - max(cell.retired_at, cell.last_used) >= self.limits.settle_ms / 1000
         overdue = now - cell.retired_at >= self.limits.drain_ms / 1000
         starting = any(process.state == "starting" for process in cell.processes.values())
-        if cell.waiting or starting or (quiet_s < self.limits.settle_ms / 1000 and not overdue):
+        if cell.waiting or cell.refusing or starting or not (quiet or overdue):
             return
         for process in cell.live():
             self._terminate(process, now)
-        if not cell.processes and cell.opened and not cell.closing:
+        if quiet and not cell.processes and cell.opened and not cell.closing:
             cell.closing = True
             self._orders.append(CloseSocket(cell.name))
 
@@ -215,7 +220,7 @@ class WorkerCells:
             cell.waiting = False
             self._start(cell, now)
         elif cell.starts_failed >= self.limits.starts_failed_max:
-            cell.waiting = False
+            cell.waiting, cell.refusing = False, True
             self._orders.append(Refuse(cell.name))
 
     def _start(self, cell: Cell, now: float) -> None:
@@ -246,7 +251,8 @@ class WorkerCells:
                 self._orders.append(Kill(process.name))
 
     def _watch(self, cell: Cell) -> None:
-        wanted = cell.opened and not cell.closing and not cell.live() and not cell.waiting
+        wanted = cell.opened and not cell.closing and not cell.live()
+        wanted = wanted and not cell.waiting and not cell.refusing
         if wanted and not cell.watched:
             cell.watched = True
             self._orders.append(Watch(cell.name))
@@ -357,6 +363,14 @@ class Cells:
         worker = self._worker(name.worker_key)
         worker.connection_waiting(cell, now)
         return self._settle(worker, now)
+
+    def refused(self, name: CellName, now: float) -> list[Order]:
+        """Those who waited have been answered."""
+        cell = self.find(name)
+        if cell is None:
+            return []
+        cell.refusing = False
+        return self._settle(self._worker(name.worker_key), now)
 
     def process_started(self, process_name: str, pid: int) -> None:
         """The keeper has forked."""

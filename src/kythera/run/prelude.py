@@ -10,7 +10,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-EXCEPTION_MARKER = "\x1ekythera-exception "
+EXCEPTION_MARKER = "\x01kythera-exception "
 PRELUDE_MODULE = "kythera-prelude.js"
 TRIAL_ENTRYPOINT = "KytheraTrial"
 

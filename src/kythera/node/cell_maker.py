@@ -1,0 +1,83 @@
+"""From records to a running cell: argv, configuration on stdin, assets on disk.
+
+Promises that a secret is open only in the bytes handed to the keeper's memory file, never on
+disk, in argv or in the environment. Refuses (KytheraError) a version whose blobs are missing or
+damaged.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from kythera.deploy.seal import Sealer
+from kythera.distribute.blobs import Blobs
+from kythera.ground.layout import Layout
+from kythera.model.platform import Platform
+from kythera.model.records import Asset, Version
+from kythera.run.assets import materialise
+from kythera.run.cell import CellName
+from kythera.run.config import CellSettings, cell_config
+
+
+def secret_opener(sealer: Sealer, version: Version) -> Callable[[str, str], str]:
+    """Return a function (binding name, sealed text) → text, bound to the version's worker."""
+
+    def open_secret(name: str, sealed: str) -> str:
+        return sealer.open(sealed, f"{version.account}/{version.worker}/{name}")
+
+    return open_secret
+
+
+@dataclass(frozen=True)
+class CellMaker:
+    """Builds what the keeper needs to start one process of a cell."""
+
+    layout: Layout
+    platform: Platform
+    workerd: Path
+    blobs: Blobs
+    sealer: Sealer
+    ca_available: bool
+
+    def argv(self, cell: CellName) -> list[str]:
+        """Return workerd's command line, with the keeper's placeholders for descriptors."""
+        socket = f"http={{socket:{cell.socket}}}"
+        return [
+            str(self.workerd),
+            "serve",
+            "--experimental",
+            "--binary",
+            "--socket-fd",
+            socket,
+            "--control-fd",
+            "{control}",
+            "-",
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """Return the child's whole environment: nothing of ours leaks into a cell."""
+        return {"TZ": "UTC", "LANG": "C.UTF-8"}
+
+    def config(self, cell: CellName, version: Version) -> bytes:
+        """Return the binary configuration for workerd's stdin."""
+        settings = CellSettings(
+            tail_url_socket=self.layout.tail_socket if cell.observed else None,
+            assets_dir=self._assets(version),
+            egress_allow=self.platform.egress_allow,
+            heap_mib_max=self.platform.limits.heap_mib_max,
+            ca_available=self.ca_available,
+        )
+        return cell_config(
+            version,
+            read_blob=self.blobs.read,
+            open_secret=secret_opener(self.sealer, version),
+            settings=settings,
+        )
+
+    def _assets(self, version: Version) -> Path | None:
+        if version.assets is None:
+            return None
+        manifest = msgspec.json.decode(self.blobs.read(version.assets.manifest), type=list[Asset])
+        return materialise(manifest, self.blobs.path, self.layout.asset_trees)

@@ -1,0 +1,113 @@
+"""What cells and engines print becomes events of the log: one line, one event.
+
+A cell's standard output is its version's console. Lines that our prelude marked are uncaught
+exceptions with their ray id. A flood costs the flooder its own lines: above
+`lines_per_s_max` they are counted and dropped, and the pipe's fullness slows the process.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+
+import structlog
+
+from kythera.ground.clock import Clock
+from kythera.ground.readiness import Readiness
+from kythera.node.keeper_client import KeeperClient
+from kythera.run.cell import CellName
+from kythera.run.prelude import EXCEPTION_MARKER
+
+CHUNK_BYTES = 65_536
+LINE_BYTES_MAX = 16_384
+LINES_PER_S_MAX = 500
+
+
+@dataclass
+class Console:
+    """One process's output: what is unfinished, and how much was said this second."""
+
+    name: str
+    descriptor: int
+    rest: bytes = b""
+    second: int = 0
+    lines: int = 0
+    dropped: int = 0
+
+    def take(self, data: bytes) -> list[bytes]:
+        """Return the whole lines that `data` completes; an over-long one is cut."""
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        if len(self.rest) > LINE_BYTES_MAX:
+            lines, self.rest = [*lines, self.rest], b""
+        return [line[:LINE_BYTES_MAX] for line in lines if line.strip()]
+
+    def allow(self, now: float) -> bool:
+        """Tell whether another line may be logged in this second."""
+        if int(now) != self.second:
+            self.second, self.lines = int(now), 0
+        self.lines += 1
+        self.dropped += self.lines > LINES_PER_S_MAX
+        return self.lines <= LINES_PER_S_MAX
+
+
+class Consoles:
+    """Reads every process's output pipe and logs its lines."""
+
+    def __init__(self, keeper: KeeperClient, clock: Clock) -> None:
+        self._keeper = keeper
+        self._clock = clock
+        self._readiness = Readiness()
+        self._consoles: dict[str, Console] = {}
+        self._journal = structlog.get_logger("console")
+
+    def listen_to(self, process: str) -> None:
+        """Start reading a process that the keeper holds."""
+        held = self._keeper.processes.get(process)
+        if held is not None and held.output is not None and process not in self._consoles:
+            self._consoles[process] = Console(process, held.output)
+            self._readiness.arm(process, held.output)
+
+    async def run(self) -> None:
+        """Read and log, for ever."""
+        async for name in self._readiness.names():
+            console = self._consoles.get(name)
+            if console is not None:
+                self._read(console)
+
+    def _read(self, console: Console) -> None:
+        try:
+            data = os.read(console.descriptor, CHUNK_BYTES)
+        except BlockingIOError:
+            data = None
+        except OSError:
+            data = b""
+        if data == b"":
+            self._readiness.disarm(console.descriptor)
+            del self._consoles[console.name]
+            return
+        for line in console.take(data or b""):
+            self._log(console, line.decode(errors="replace"))
+        self._readiness.arm(console.name, console.descriptor)
+
+    def _log(self, console: Console, line: str) -> None:
+        if not console.allow(self._clock.now()):
+            return
+        cell = CellName.parse(console.name.partition("#")[0])
+        if cell is None:
+            self._journal.info("engine", engine=console.name, line=line)
+            return
+        about = {"worker": cell.worker, "version": cell.version_id}
+        if line.startswith(EXCEPTION_MARKER):
+            self._journal.error("exception", **about, **_fields(line[len(EXCEPTION_MARKER) :]))
+        else:
+            self._journal.info("console", **about, line=line)
+
+
+def _fields(text: str) -> dict[str, str]:
+    """Read the prelude's JSON; a worker may forge such a line, so anything else is just text."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {"line": text}
+    if not isinstance(found, dict):
+        return {"line": text}
+    return {key: str(found[key]) for key in ("ray", "name", "message", "stack") if key in found}

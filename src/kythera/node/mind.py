@@ -1,0 +1,195 @@
+"""The agent's mind on cells: facts go in, `run.decide` answers with orders, here they are obeyed.
+
+One object owns the deciding state; its doors are synchronous, so facts never interleave. What
+takes time (spawning, listening, moving traffic) runs as tasks of the agent's group and comes
+back as another fact. Traffic moves in a task of its own, so that a reload of HAProxy never
+delays a cold start.
+"""
+
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from kythera.ground.clock import Clock, iso
+from kythera.ground.meters import cpu_seconds
+from kythera.ground.readiness import Readiness
+from kythera.model.catalog import Catalog
+from kythera.model.errors import KytheraError
+from kythera.model.traffic import Traffic
+from kythera.node.cell_maker import CellMaker
+from kythera.node.keeper_client import Exited, KeeperClient, Ready
+from kythera.run.cell import (
+    CellName,
+    CloseSocket,
+    Kill,
+    OpenSocket,
+    Order,
+    Refuse,
+    Start,
+    Terminate,
+    Unwatch,
+    Watch,
+    WorkerKey,
+)
+from kythera.run.decide import Cells
+from kythera.run.refusal import answer_waiting
+from kythera.run.targets import targets
+
+SIGTERM, SIGKILL = 15, 9
+CELL_STOP_ORDER = 1
+OUTSIDE_ERRORS = (KytheraError, OSError, ValueError)
+"""What may go wrong with the world while an order is carried out; anything else is a bug."""
+
+Reading = dict[str, tuple[int, int]]
+"""(current, requests) by HAProxy server name."""
+
+
+class Mind:
+    """Feeds the deciding code and carries out what it orders."""
+
+    def __init__(
+        self,
+        keeper: KeeperClient,
+        catalog: Catalog,
+        cells: Cells,
+        maker: CellMaker,
+        clock: Clock,
+        tasks: TaskGroup,
+    ) -> None:
+        self.keeper = keeper
+        self.catalog = catalog
+        self.cells = cells
+        self.maker = maker
+        self.clock = clock
+        self.tasks = tasks
+        self.readiness = Readiness()
+        self.traffic_changed = anyio.Event()
+        self.started: Callable[[str], None] = lambda _: None
+        """Told the name of each process that was started (its output wants reading)."""
+        self._shown: tuple[dict[WorkerKey, Traffic], dict[WorkerKey, str]] = ({}, {})
+        self._journal = structlog.get_logger("cells")
+
+    # -- facts ---------------------------------------------------------------------------------
+
+    def adopt(self) -> None:
+        """Begin with what the keeper holds, then with what the records ask."""
+        held = [(p.name, p.pid, p.ready) for p in self.keeper.processes.values()]
+        self.cells.adopt(self.keeper.sockets, held, self.clock.monotonic())
+        self.records_changed()
+
+    def records_changed(self) -> None:
+        """The catalogue, or the time that tails expire by, has moved."""
+        wanted = targets(self.catalog, iso(self.clock.now()))
+        self._obey(self.cells.want(wanted, self.clock.monotonic()))
+        self.traffic_changed.set()
+
+    def keeper_says(self, event: Ready | Exited) -> None:
+        """A process listens, or has ended."""
+        now = self.clock.monotonic()
+        if isinstance(event, Ready):
+            self._obey(self.cells.process_ready(event.name, now))
+            return
+        if event.name.startswith("cell:"):
+            self._journal.info("cell_process_exited", process=event.name, status=event.status)
+        self._obey(self.cells.process_exited(event.name, now))
+
+    async def watch_sockets(self) -> None:
+        """Tell of visitors on idle cells' sockets, for ever."""
+        async for name in self.readiness.names():
+            cell = CellName.parse(name)
+            if cell is not None:
+                self._obey(self.cells.connection_waiting(cell, self.clock.monotonic()))
+
+    async def keep_time(self, every_s: float = 0.1) -> None:
+        """Let deadlines and back-offs pass, for ever."""
+        while True:
+            await anyio.sleep(every_s)
+            self._obey(self.cells.tick(self.clock.monotonic()))
+
+    def measured(self, loads: Reading) -> None:
+        """Take HAProxy's counters, and the processes' CPU clocks."""
+        cpu = {
+            process.name: cpu_seconds(process.pid)
+            for worker in self.cells.workers.values()
+            for cell in worker.cells.values()
+            for process in cell.processes.values()
+            if process.pid
+        }
+        self._obey(self.cells.measured(loads, cpu, self.clock.monotonic()))
+
+    def traffic(self) -> tuple[dict[WorkerKey, Traffic], dict[WorkerKey, str]]:
+        """Return where requests shall go now, and which workers to refuse at the door."""
+        return self.cells.traffic(), self.cells.failing(self.clock.monotonic())
+
+    def traffic_applied(self, traffic: Iterable[Traffic]) -> None:
+        """HAProxy does as was asked."""
+        self._obey(self.cells.traffic_applied(traffic, self.clock.monotonic()))
+
+    # -- orders --------------------------------------------------------------------------------
+
+    def _obey(self, orders: list[Order]) -> None:
+        for order in orders:
+            match order:
+                case Watch(cell):
+                    self.readiness.arm(cell.socket, self.keeper.sockets[cell.socket])
+                case Unwatch(cell):
+                    self.readiness.disarm(self.keeper.sockets[cell.socket])
+                case OpenSocket(cell, path):
+                    self.tasks.start_soon(self._open, cell, path)
+                case CloseSocket(cell):
+                    self.tasks.start_soon(self._close, cell)
+                case Start(cell, process):
+                    self.tasks.start_soon(self._start, cell, process)
+                case Terminate(process):
+                    self.tasks.start_soon(self.keeper.signal, process, SIGTERM)
+                case Kill(process):
+                    self.tasks.start_soon(self.keeper.signal, process, SIGKILL)
+                case Refuse(cell):
+                    self.tasks.start_soon(self._refuse, cell)
+        shown = self.traffic()
+        if shown != self._shown:
+            self._shown = shown
+            self.traffic_changed.set()
+
+    async def _open(self, cell: CellName, path: str) -> None:
+        await self.keeper.listen(cell.socket, path)
+        self._obey(self.cells.socket_opened(cell, self.clock.monotonic()))
+
+    async def _close(self, cell: CellName) -> None:
+        descriptor = self.keeper.sockets.get(cell.socket)
+        if descriptor is not None:
+            self.readiness.disarm(descriptor)
+        await self.keeper.close(cell.socket)
+        self._obey(self.cells.socket_closed(cell, self.clock.monotonic()))
+
+    async def _start(self, cell: CellName, process: str) -> None:
+        version = self.catalog.version(cell.account, cell.worker, cell.version_id)
+        try:
+            if version is None:
+                raise KytheraError(f"version {cell.version_id} of {cell.worker} has no record.")
+            held = await self.keeper.spawn(
+                process,
+                self.maker.argv(cell),
+                env=self.maker.environment(),
+                stdin=self.maker.config(cell, version),
+                control=True,
+                stop_order=CELL_STOP_ORDER,
+            )
+        except OUTSIDE_ERRORS as error:
+            self._journal.error("cell_start_failed", process=process, error=str(error))
+            self._obey(self.cells.process_exited(process, self.clock.monotonic()))
+            return
+        self.cells.process_started(process, held.pid)
+        self.started(process)
+
+    async def _refuse(self, cell: CellName) -> None:
+        with suppress(KeyError, OSError):
+            listener = socket.socket(fileno=socket.dup(self.keeper.sockets[cell.socket]))
+            retry_after_s = self.maker.platform.limits.retry_after_s
+            refused = await answer_waiting(listener, retry_after_s)
+            self._journal.error("requests_refused", cell=cell.socket, count=refused)
+        self._obey(self.cells.refused(cell, self.clock.monotonic()))

@@ -1,0 +1,106 @@
+"""What an operator sees of this machine: `kythera status` connects, reads one JSON document.
+
+The shape is part of the interface: {"machines": [...], "cells": [...]}.
+"""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import msgspec
+
+import kythera
+from kythera.ground.meters import private_bytes
+from kythera.model.platform import Platform
+from kythera.run.cell import Cell
+from kythera.run.decide import Cells
+
+SEND_S = 5.0
+
+
+@dataclass
+class MachineFacts:
+    """What the agent's other loops last reported."""
+
+    log: str = "connecting"
+    front: str = "not started"
+    applied_seq: int = 0
+    workerd: str = ""
+    unknown_records: dict[str, str] = field(default_factory=dict)
+
+
+def cell_status(machine: str, cell: Cell, starts_failed_max: int) -> dict[str, Any]:
+    """Return one cell as the interface shows it."""
+    pids = [process.pid for process in cell.processes.values() if process.pid]
+    cpu = sum(process.cpu_seconds for process in cell.processes.values())
+    return {
+        "machine": machine,
+        "worker": cell.name.worker,
+        "version": cell.name.version_id,
+        "state": cell.state(starts_failed_max),
+        "pids": pids,
+        "private_bytes": sum(private_bytes(pid) for pid in pids),
+        "cpu_seconds": round(cell.cpu_past + cpu, 3),
+        "requests": cell.requests_past + cell.requests,
+        "account": cell.name.account,
+        "generation": cell.name.generation,
+        "observed": cell.name.observed,
+        "server": cell.name.server,
+        "current": cell.current,
+        "crashes": cell.crashes_all,
+        "starts_failed": cell.starts_failed,
+    }
+
+
+def status(platform: Platform, cells: Cells, facts: MachineFacts) -> dict[str, Any]:
+    """Return the whole document."""
+    load_1m, _, _ = os.getloadavg()
+    cores = os.cpu_count() or 1
+    machine = {
+        "name": platform.machine,
+        "site": platform.site,
+        "region": "",
+        "world": "",
+        "state": "ready",
+        "kythera": kythera.__version__,
+        "workerd": facts.workerd,
+        "cores": cores,
+        "cpu_share": round(min(1.0, load_1m / cores), 3),
+        "applied_seq": facts.applied_seq,
+        "log": facts.log,
+        "front": facts.front,
+        "unknown_records": facts.unknown_records,
+    }
+    limit = platform.limits.starts_failed_max
+    listed = [
+        cell_status(platform.machine, cell, limit)
+        for worker in cells.workers.values()
+        for cell in worker.cells.values()
+    ]
+    return {"machines": [machine], "cells": listed}
+
+
+class StatusServer:
+    """Serves the document on a unix socket, one for each connection."""
+
+    def __init__(self, path: str, platform: Platform, cells: Cells, facts: MachineFacts) -> None:
+        self._path = path
+        self._platform = platform
+        self._cells = cells
+        self._facts = facts
+
+    async def run(self) -> None:
+        """Serve for ever; the socket is replaced when an earlier agent left one."""
+        await anyio.Path(self._path).unlink(missing_ok=True)
+        listener = await anyio.create_unix_listener(self._path, mode=0o600)
+        await listener.serve(self._send)
+
+    async def _send(self, stream: anyio.abc.SocketStream) -> None:
+        document = msgspec.json.encode(status(self._platform, self._cells, self._facts))
+        async with stream:
+            with anyio.move_on_after(SEND_S):
+                try:
+                    await stream.send(document)
+                except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                    return

@@ -1,0 +1,25 @@
+"""What the records ask of this machine's cells. Pure."""
+
+from kythera.model.catalog import Catalog
+from kythera.run.cell import Want, WorkerKey
+
+
+def targets(catalog: Catalog, now_iso: str) -> dict[WorkerKey, dict[str, Want]]:
+    """Return the versions of each worker that shall serve, with their shares of its traffic.
+
+    A version is wanted observed while an unexpired tail watches its worker. A deployment that
+    names a version whose record has not arrived yet is passed over for that version alone.
+    `now_iso` is compared as text, as all timestamps in records are written alike."""
+    found: dict[WorkerKey, dict[str, Want]] = {}
+    for worker in catalog.workers():
+        deployment = catalog.deployed(worker.account, worker.name)
+        if deployment is None:
+            continue
+        tails = catalog.tails(worker.account, worker.name)
+        observed = any(tail.expires_on > now_iso for tail in tails)
+        found[(worker.account, worker.name)] = {
+            split.version_id: Want(split.percentage, observed)
+            for split in deployment.versions
+            if catalog.version(worker.account, worker.name, split.version_id) is not None
+        }
+    return found

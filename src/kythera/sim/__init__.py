@@ -1,0 +1,1 @@
+"""Worlds in one process, on virtual time, from a seed: the deciding code under random histories."""

@@ -1,0 +1,186 @@
+"""Versions made by hand, and real cells of them, for the tests of this folder."""
+
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import msgspec
+
+from kythera.distribute.blobs import Blobs
+from kythera.ground.processes import Child, child, read_some
+from kythera.model.limits import Limits
+from kythera.model.records import Asset, Assets, Module, Version
+from kythera.run.assets import materialise
+from kythera.run.config import CellSettings, cell_config, schema
+from kythera.run.trial import Trial, TrialSettings, try_version
+from kythera.run.workerd import find_workerd, workerd_argv
+from tests.run.pipes import Pipe
+
+START_S_MAX = 10.0
+ACCOUNT = "0" * 32
+VERSION_ID = "01234567-89ab-4def-8123-456789abcdef"
+CREATED_ON = "2026-11-23T00:00:00.000000Z"
+
+
+schema()  # keeps its files open for good: not a leak of the test that needs it first
+
+
+def open_secret(name: str, sealed: str) -> str:
+    """Unseal as tests seal: the name stands before the text, so that a mix-up shows."""
+    assert sealed.startswith(f"{name}:")
+    return sealed.removeprefix(f"{name}:")
+
+
+@dataclass
+class Workshop:
+    """A folder with blobs, versions made of them, and trials and cells of those."""
+
+    folder: Path
+
+    @property
+    def blobs(self) -> Blobs:
+        """Return the content-addressed files."""
+        return Blobs(self.folder / "blobs")
+
+    def module(self, name: str, content: str | bytes, kind: str = "esm") -> Module:
+        """Return one module."""
+        raw = content.encode() if isinstance(content, str) else content
+        return Module(name=name, type=kind, digest=self.blobs.put(raw), size=len(raw))
+
+    def version(self, *modules: Module, **fields: Any) -> Version:
+        """Return a version whose main module is the first one, unless told otherwise."""
+        if modules and "body_part" not in fields:
+            fields.setdefault("main_module", modules[0].name)
+        return Version(
+            account=ACCOUNT,
+            worker="hello",
+            id=VERSION_ID,
+            number=1,
+            created_on=CREATED_ON,
+            modules=modules,
+            **fields,
+        )
+
+    def worker(self, code: str, *more: Module, **fields: Any) -> Version:
+        """Return a version of one ES module that has a fetch handler."""
+        fields.setdefault("handlers", ("fetch",))
+        return self.version(self.module("index.js", code), *more, **fields)
+
+    def script(self, code: str, *more: Module, **fields: Any) -> Version:
+        """Return a version in service-worker format."""
+        module = self.module("worker.js", code, "service_worker")
+        return self.version(module, *more, body_part="worker.js", handlers=("fetch",), **fields)
+
+    def assets(
+        self, files: Mapping[str, bytes], types: Mapping[str, str] | None = None, **config: Any
+    ) -> Assets:
+        """Return a version's assets: contents by path, types by path, wrangler's settings."""
+        manifest = [
+            Asset(
+                path=path,
+                digest=self.blobs.put(content),
+                size=len(content),
+                content_type=(types or {}).get(path, ""),
+            )
+            for path, content in files.items()
+        ]
+        return Assets(manifest=self.blobs.put(msgspec.json.encode(manifest)), config=config)
+
+    def tree(self, version: Version) -> Path | None:
+        """Lay a version's assets out."""
+        if version.assets is None:
+            return None
+        listed = msgspec.json.decode(self.blobs.read(version.assets.manifest), type=list[Asset])
+        return materialise(listed, self.blobs.path, self.folder / "assets")
+
+    def config(self, version: Version, **settings: Any) -> bytes:
+        """Return the configuration of a version's cell."""
+        settings.setdefault("egress_allow", ())
+        return cell_config(
+            version,
+            read_blob=self.blobs.read,
+            open_secret=open_secret,
+            settings=CellSettings(assets_dir=self.tree(version), **settings),
+        )
+
+    async def trial(self, version: Version, limits: Limits | None = None, **more: Any) -> Trial:
+        """Start a version for real, with generous limits unless told otherwise."""
+        generous = Limits(startup_ms_max=10_000, startup_deadline_ms=20_000)
+        return await try_version(
+            version,
+            read_blob=self.blobs.read,
+            open_secret=open_secret,
+            settings=TrialSettings(workerd=find_workerd(), limits=limits or generous, **more),
+        )
+
+    @asynccontextmanager
+    async def cell(self, version: Version, **settings: Any) -> AsyncIterator["RunningCell"]:
+        """Run a version's cell for the length of the block; it listens when the block begins."""
+        path = self.folder / "cell.sock"
+        path.unlink(missing_ok=True)
+        with Pipe() as control, socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(path))
+            listening.listen()
+            argv = workerd_argv(find_workerd(), str(listening.fileno()), str(control.write_end))
+            descriptors = (listening.fileno(), control.write_end)
+            config = self.config(version, **settings)
+            async with child(argv, pass_fds=descriptors, stdin=config) as process:
+                control.close_write_end()
+                cell = RunningCell(process, path)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(cell.listen)
+                    try:
+                        with anyio.fail_after(START_S_MAX):
+                            said = await control.read()
+                        assert b'"listen"' in said, f"does not start: {cell.said!r}"
+                        yield cell
+                    finally:
+                        tasks.cancel_scope.cancel()
+
+
+class RunningCell:
+    """A cell that listens: ask it, and read what it says."""
+
+    def __init__(self, process: Child, path: Path) -> None:
+        self.process = process
+        self.path = path
+        self.said = ""
+
+    async def listen(self) -> None:
+        """Collect stdout and stderr for ever."""
+        async with anyio.create_task_group() as tasks:
+            for stream in (self.process.stdout, self.process.stderr):
+                assert stream is not None
+                tasks.start_soon(self._collect, stream)
+
+    async def _collect(self, stream: int) -> None:
+        while chunk := await read_some(stream):
+            self.said += chunk.decode(errors="replace")
+
+    async def says(self, text: str) -> str:
+        """Wait until the cell has printed a text; return all it has said."""
+        with anyio.fail_after(START_S_MAX):
+            while text not in self.said:
+                await anyio.sleep(0.01)
+        return self.said
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[httpx.AsyncClient]:
+        """Open an HTTP client to the cell."""
+        transport = httpx.AsyncHTTPTransport(uds=str(self.path))
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://hello.localhost", timeout=START_S_MAX
+        ) as client:
+            client.headers.clear()
+            yield client
+
+    async def get(self, path: str = "/", method: str = "GET", **headers: str) -> httpx.Response:
+        """Ask once; header names are given with underscores for hyphens."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.client() as client:
+            return await client.request(method, path, headers=named)

@@ -1,0 +1,189 @@
+"""What stands before a worker's code: uncaught exceptions are told with their ray id, and nothing
+else about the worker changes."""
+
+import json
+from typing import Any
+
+import pytest
+
+from kythera.run.prelude import EXCEPTION_MARKER, watched_script
+from tests.run.starting import RunningCell, Workshop
+
+pytestmark = [pytest.mark.real, pytest.mark.anyio]
+
+RAY = "8f2b4c6d8e0a1b3c-LOC"
+
+
+def told(said: str) -> list[dict[str, Any]]:
+    """Return the exceptions that a cell has told of."""
+    lines = [line for line in said.splitlines() if line.startswith(EXCEPTION_MARKER)]
+    return [json.loads(line.removeprefix(EXCEPTION_MARKER)) for line in lines]
+
+
+async def the_exception(cell: RunningCell) -> dict[str, Any]:
+    """Ask for something that fails; return the one exception told."""
+    response = await cell.get("/fail", cf_ray=RAY)
+    assert response.status_code == 500
+    assert "x-kythera-cell" not in response.headers
+    await cell.says("Uncaught exception")
+    assert told(cell.said), cell.said
+    (found,) = told(cell.said)
+    assert found["ray"] == RAY
+    return found
+
+
+THROWING = {
+    "a plain object": """\
+        export default {
+          async fetch(request, env, ctx) { return deep(); },
+        };
+        function deep() { throw new TypeError("boom\\nand more"); }
+    """,
+    "an object that throws at once": """\
+        export default {
+          fetch() { return deep(); },
+        };
+        function deep() { throw new TypeError("boom\\nand more"); }
+    """,
+    "an instance of a class": """\
+        class App { #message = "boom\\nand more"; fetch() { return this.deep(); }
+
+        deep() { throw new TypeError(this.#message); } }
+        export default new App();
+    """,
+    "an entrypoint class": """\
+        import { WorkerEntrypoint } from "cloudflare:workers";
+        export default class Main extends WorkerEntrypoint { fetch() { return this.#deep(); }
+
+        #deep() { throw new TypeError("boom\\nand more"); } }
+    """,
+}
+
+
+@pytest.mark.parametrize("code", THROWING.values(), ids=THROWING.keys())
+async def test_an_uncaught_exception_is_told_with_its_ray_id(workshop: Workshop, code: str) -> None:
+    """Goal: the owner finds ray id, name, message and stack in the log, whatever the worker's
+    form; the stack names the worker's own module and line, and none of ours."""
+    async with workshop.cell(workshop.worker(code)) as cell:
+        found = await the_exception(cell)
+        assert (found["name"], found["message"]) == ("TypeError", "boom\nand more")
+        assert "(index.js:4:" in found["stack"] or "(index.js:3:" in found["stack"]
+        assert "kythera" not in found["stack"]
+
+
+async def test_anything_may_be_thrown_and_is_told(workshop: Workshop) -> None:
+    """Goal: what is thrown need not be an Error."""
+    code = "export default { async fetch() { throw 'just text'; } };"
+    async with workshop.cell(workshop.worker(code)) as cell:
+        found = await the_exception(cell)
+        assert (found["name"], found["message"]) == ("string", "just text")
+
+
+SCRIPTS = {
+    "asynchronous": """\
+        "use strict";
+        addEventListener("fetch", (event) => event.respondWith(handle(event.request)));
+        async function handle() { throw new TypeError("boom"); }
+    """,
+    "at once": """\
+        /* first */ 'use strict';
+        addEventListener("fetch", (event) => {
+          throw new TypeError("boom"); });
+    """,
+}
+
+
+@pytest.mark.parametrize("code", SCRIPTS.values(), ids=SCRIPTS.keys())
+async def test_a_script_in_service_worker_format_is_watched_too(
+    workshop: Workshop, code: str
+) -> None:
+    """Goal: exceptions of scripts are told as well, with lines and columns of the script."""
+    async with workshop.cell(workshop.script(code)) as cell:
+        found = await the_exception(cell)
+        assert (found["name"], found["message"]) == ("TypeError", "boom")
+        assert "worker.js:3:" in found["stack"]
+
+
+async def test_columns_of_a_minified_script_are_told_as_they_were_uploaded(
+    workshop: Workshop,
+) -> None:
+    """Goal: a source map of a script that is one line still fits what is told."""
+    code = 'addEventListener("fetch",e=>{throw new Error("boom")});'
+    async with workshop.cell(workshop.script(code)) as cell:
+        found = await the_exception(cell)
+        column = code.index("new Error") + 1
+        assert found["stack"].splitlines() == ["Error: boom", f"    at worker.js:1:{column}"]
+
+
+def test_watching_a_script_moves_no_line_and_keeps_strictness() -> None:
+    """Goal: the script's own lines stay where they were; strict code stays strict."""
+    script = "// comment\n'use strict';\naddEventListener('fetch', f);"
+    watched = watched_script(script)
+    assert watched.endswith(script)
+    assert watched.count("\n") == script.count("\n")
+    assert watched.startswith('"use strict";')
+    assert not watched_script("f('use strict');").startswith('"use strict"')
+    assert watched_script("#!shebang\n1;") == "#!shebang\n1;"
+
+
+async def test_the_worker_keeps_its_own_this_and_its_other_exports(workshop: Workshop) -> None:
+    """Goal: standing before the worker changes nothing that it can see."""
+    code = """
+        import { WorkerEntrypoint, DurableObject } from "cloudflare:workers";
+        export class Other extends WorkerEntrypoint { greet(name) { return `hello ${name}`; } }
+        export class Thing extends DurableObject {}
+        export const named = { async fetch() { return new Response("named"); } };
+        class App {
+          #count = 0;
+          prefix = "n=";
+          async fetch(request, env, ctx) {
+            this.#count += 1;
+            const same = this instanceof App;
+            const rpc = await ctx.exports.Other.greet("you");
+            const entry = await (await ctx.exports.named.fetch("http://x/")).text();
+            return Response.json({ count: this.#count, same, rpc, entry, env, url: request.url });
+          }
+        }
+        export default new App();
+    """
+    version = workshop.worker(code, compatibility_flags=("enable_ctx_exports",))
+    async with workshop.cell(version) as cell:
+        await cell.get("/a")
+        response = await cell.get("/b?c", x_forwarded_proto="https")
+        assert response.json() == {
+            "count": 2,
+            "same": True,
+            "rpc": "hello you",
+            "entry": "named",
+            "env": {},
+            "url": "https://hello.localhost/b?c",
+        }
+        assert response.headers["x-kythera-cell"] == "1"
+
+
+async def test_a_handler_that_is_absent_stays_absent(workshop: Workshop) -> None:
+    """Goal: a worker without fetch fails as stock workerd lets it fail."""
+    version = workshop.worker("export default { scheduled() {} };", handlers=("scheduled",))
+    async with workshop.cell(version) as cell:
+        assert (await cell.get("/")).status_code == 500
+        assert "lack a handler for FetchEvents" in await cell.says("lack a handler")
+
+
+async def test_a_response_of_500_is_the_workers_own(workshop: Workshop) -> None:
+    """Goal: only uncaught exceptions lack the cell's header, so that HAProxy can tell them."""
+    code = "export default { fetch() { return new Response('mine', { status: 500 }); } };"
+    async with workshop.cell(workshop.worker(code)) as cell:
+        response = await cell.get("/")
+        assert (response.status_code, response.text) == (500, "mine")
+        assert response.headers["x-kythera-cell"] == "1"
+        assert told(cell.said) == []
+
+
+async def test_an_observed_cell_leaves_exceptions_to_its_traces(workshop: Workshop) -> None:
+    """Goal: what a trace carries is not printed a second time."""
+    code = "export default { fetch() { throw new Error('boom'); } };"
+    sink = workshop.folder / "nobody.sock"
+    async with workshop.cell(workshop.worker(code), tail_url_socket=sink) as cell:
+        assert (await cell.get("/")).status_code == 500
+        await cell.says("Uncaught exception")
+        assert told(cell.said) == []
