@@ -25,7 +25,6 @@ from kythera.run.prelude import (
     module_prelude,
     source,
     trial_prelude,
-    watched_script,
 )
 from kythera.run.workerd import find_schema
 
@@ -45,8 +44,8 @@ BINDING_TYPES = (
 )
 """What a version may be given today."""
 _WORKER, _INTERNET, _ASSETS, _DOOR = "worker", "internet", "assets", "door"
-_TAIL, _TAIL_SINK = "tail", "tail-sink"
-_RESERVED = (_INTERNET, _ASSETS, _DOOR, _TAIL, _TAIL_SINK)
+_CONSOLE, _TAIL, _TAIL_SINK = "console", "tail", "tail-sink"
+_RESERVED = (_INTERNET, _ASSETS, _DOOR, _CONSOLE, _TAIL, _TAIL_SINK)
 
 Fields = dict[str, Any]
 
@@ -121,8 +120,8 @@ def _config(builder: _Builder) -> Fields:
         services.append({"name": _service_name(builder.version), "worker": _worker(builder)})
     if builder.version.assets is not None:
         services += _asset_services(builder)
-    if settings.tail_url_socket is not None and builder.has_code:
-        services += _tail_services(builder.version, settings.tail_url_socket)
+    if builder.has_code and not builder.trial:
+        services += _tail_services(builder)
     flags = [f"--max-heap-size={settings.heap_mib_max}"] if settings.heap_mib_max else []
     return {"services": services, "sockets": [_socket(builder)], "v8Flags": flags}
 
@@ -167,16 +166,20 @@ def _worker(builder: _Builder) -> Fields:
         worker["modules"] = _modules(builder, version.main_module)
     else:
         worker["serviceWorkerScript"] = _script(builder)
-    if builder.settings.tail_url_socket is not None:
-        worker["tails"] = [{"name": _TAIL}]
+    if not builder.trial:
+        worker["tails"] = [{"name": name} for name in _tails(builder)]
     return worker
+
+
+def _tails(builder: _Builder) -> list[str]:
+    """Return who takes the worker's traces; for an ES module that nobody watches, nobody."""
+    printing = [] if builder.version.body_part is None else [_CONSOLE]
+    return printing if builder.settings.tail_url_socket is None else [*printing, _TAIL]
 
 
 def _script(builder: _Builder) -> str:
     module = _module_named(builder.version, builder.version.body_part or "")
-    script = _text(module, builder.read_blob(module.digest))
-    plain = builder.trial or builder.settings.tail_url_socket is not None
-    return script if plain else watched_script(script)
+    return _text(module, builder.read_blob(module.digest))
 
 
 def _module_named(version: Version, name: str) -> Module:
@@ -333,13 +336,19 @@ def _asset_services(builder: _Builder) -> list[Fields]:
     ]
 
 
-def _tail_services(version: Version, socket: Path) -> list[Fields]:
-    about = {"account": version.account, "worker": version.worker, "version": version.id}
-    bindings: list[Fields] = [
-        {"name": "SINK", "service": {"name": _TAIL_SINK}},
-        {"name": "ABOUT", "json": _json(about)},
-    ]
-    return [
-        {"name": _TAIL, "worker": _our_worker("tail.js", bindings)},
-        {"name": _TAIL_SINK, "external": {"address": f"unix:{socket}", "http": {}}},
-    ]
+def _tail_services(builder: _Builder) -> list[Fields]:
+    version, socket = builder.version, builder.settings.tail_url_socket
+    services: list[Fields] = []
+    if version.body_part is not None:
+        told: list[Fields] = [{"name": "EXCEPTIONS", "json": _json(socket is None)}]
+        services.append({"name": _CONSOLE, "worker": _our_worker("console.js", told)})
+    if socket is not None:
+        about = {"account": version.account, "worker": version.worker, "version": version.id}
+        bindings: list[Fields] = [
+            {"name": "SINK", "service": {"name": _TAIL_SINK}},
+            {"name": "ABOUT", "json": _json(about)},
+        ]
+        sink = {"address": f"unix:{socket}", "http": {}}
+        services.append({"name": _TAIL, "worker": _our_worker("tail.js", bindings)})
+        services.append({"name": _TAIL_SINK, "external": sink})
+    return services

@@ -69,18 +69,20 @@ function wrapObject(handler) {
 }
 
 function wrapClass(Entrypoint) {
-  const Watched = class extends Entrypoint {
-    async fetch(request) {
-      try {
-        return await super.fetch(request);
-      } catch (error) {
-        report(error, request);
-        throw error;
+  const { name } = Entrypoint;
+  const named = {
+    [name]: class extends Entrypoint {
+      async fetch(request) {
+        try {
+          return await super.fetch(request);
+        } catch (error) {
+          report(error, request);
+          throw error;
+        }
       }
-    }
+    },
   };
-  Object.defineProperty(Watched, 'name', { value: Entrypoint.name });
-  return Watched;
+  return named[name];
 }
 
 function wrap(handler) {
