@@ -9,10 +9,11 @@ it ends.
 import argparse
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 import structlog
@@ -21,30 +22,31 @@ from kythera.deploy.seal import Sealer
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.copy import Copy
 from kythera.distribute.follower import follow_into
-from kythera.distribute.jetstream import open_log, read_log_address
+from kythera.distribute.jetstream import open_log
+from kythera.distribute.log import Log
 from kythera.distribute.nats_server import prepare as prepare_nats
 from kythera.ground.clock import SystemClock
 from kythera.ground.journal import configure
 from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
-from kythera.model.errors import KytheraError
+from kythera.model.errors import KytheraError, StoreUnavailable
 from kythera.model.platform import Platform
 from kythera.node.cell_maker import CellMaker
 from kythera.node.consoles import Consoles
 from kythera.node.engines import Engine, EngineOrder
-from kythera.node.keeper_client import KeeperClient, connect_keeper
+from kythera.node.keeper_client import Exited, KeeperClient, connect_keeper
 from kythera.node.mind import Mind
 from kythera.node.status import MachineFacts, StatusServer
 from kythera.node.traffic_loop import TrafficLoop
 from kythera.run.decide import Cells
-from kythera.run.workerd import find_workerd, workerd_version
+from kythera.run.workerd import ca_available, find_workerd, workerd_version
 
-SIGUSR1, SIGTERM = 10, 15
-NATS_STOP_ORDER, FRONT_STOP_ORDER = 9, 0
+SIGTERM = 15
+NATS_STOP_ORDER = 9
 API_PROBE_S = 0.02
+LOG_RETRY_S = 0.2
 CATCH_UP_S_MAX = 5.0
 """How long readiness waits for the log before the machine serves from its copy alone."""
-CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 @dataclass
@@ -64,20 +66,28 @@ class Agent:
 
     async def follow_log(self) -> None:
         """Bring every record into the copy, the catalogue and the mind, for ever."""
-        address = await read_log_address(self.layout.log_address)
-        async with open_log(address, self.platform.limits) as log:
-            self.facts.log = "connected"
-            self.front.note_log(await log.last_seq())
-            if self.copy.applied_seq() >= await log.last_seq():
-                self.caught_up.set()
-            target = await log.last_seq()
+        async with open_log(self.layout.log_address, self.platform.limits, within_ms=0) as log:
+            target = await self._newest(log)
 
             def applied(seq: int) -> None:
                 self.take_changes()
                 if seq >= target:
                     self.caught_up.set()
 
+            applied(self.copy.applied_seq())
             await follow_into(log, self.copy, applied)
+
+    async def _newest(self, log: Log) -> int:
+        """Return the log's newest sequence number, waiting as long as it takes to be there."""
+        while True:
+            try:
+                newest = await log.last_seq()
+            except StoreUnavailable as error:
+                self.facts.log = f"down: {error.message}"
+                await anyio.sleep(LOG_RETRY_S)
+            else:
+                self.facts.log = "connected"
+                return newest
 
     def take_changes(self) -> None:
         """Fold what is new in the copy into the catalogue, and let the mind look at it."""
@@ -89,7 +99,7 @@ class Agent:
 
     async def prepare_log(self) -> EngineOrder:
         """Write nats-server's configuration; return how to start it."""
-        argv, _ = await anyio.to_thread.run_sync(prepare_nats, self.layout)
+        argv, _ = prepare_nats(self.layout, self.platform.limits)
         return EngineOrder(argv, {}, SIGTERM, NATS_STOP_ORDER)
 
     async def announce(self) -> None:
@@ -135,7 +145,7 @@ async def run(layout: Layout) -> None:
             workerd=workerd,
             blobs=Blobs(layout.blobs),
             sealer=Sealer.load(layout.secrets_key),
-            ca_available=CA_BUNDLE.exists(),
+            ca_available=ca_available(),
         )
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
         consoles = Consoles(keeper, clock)
@@ -156,7 +166,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         agent.consoles.listen_to(name)
     log_server = Engine("nats", agent.keeper, agent.prepare_log, agent.consoles.listen_to)
     front = Engine("haproxy", agent.keeper, agent.front.prepare, agent.consoles.listen_to)
-    loops: list[Callable[[], Awaitable[None]]] = [
+    loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
         log_server.run,
         front.run,
         agent.front.run,
@@ -172,11 +182,10 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         tasks.start_soon(loop)
     async for event in agent.keeper.events:
         agent.mind.keeper_says(event)
-        if not hasattr(event, "status"):
-            continue
-        log_server.note(event)
-        front.note(event)
-        agent.front.note_exit(event)
+        if isinstance(event, Exited):
+            log_server.note(event)
+            front.note(event)
+            agent.front.note_exit(event)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -186,16 +195,17 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     configure("agent")
     journal = structlog.get_logger("agent")
+    code = 0
     try:
         anyio.run(run, Layout(options.state))
     except* ConnectionError:
+        code = 1
         journal.warning("keeper_gone", sentence="the keeper has gone; this agent ends")
-        return 1
     except* KytheraError as errors:
+        code = 1
         for error in errors.exceptions:
             journal.error("agent_failed", error=str(error))
-        return 1
-    return 0
+    return code
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from kythera.model.records import Asset, Version
 from kythera.run.assets import materialise
 from kythera.run.cell import CellName
 from kythera.run.config import CellSettings, cell_config
+from kythera.run.workerd import workerd_argv
 
 
 def secret_opener(sealer: Sealer, version: Version) -> Callable[[str, str], str]:
@@ -43,18 +44,7 @@ class CellMaker:
 
     def argv(self, cell: CellName) -> list[str]:
         """Return workerd's command line, with the keeper's placeholders for descriptors."""
-        socket = f"http={{socket:{cell.socket}}}"
-        return [
-            str(self.workerd),
-            "serve",
-            "--experimental",
-            "--binary",
-            "--socket-fd",
-            socket,
-            "--control-fd",
-            "{control}",
-            "-",
-        ]
+        return workerd_argv(self.workerd, f"{{socket:{cell.socket}}}", "{control}")
 
     def environment(self) -> dict[str, str]:
         """Return the child's whole environment: nothing of ours leaks into a cell."""

@@ -12,7 +12,6 @@ import os
 import signal
 import struct
 import termios
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -114,7 +113,9 @@ class Children:
         """Start one of the keeper's own programs; it writes to our stderr. Raises SetupError."""
         descriptors = {1: 2, 2: 2, **command.descriptors}
         pid, pidfd = spawn(replace(command, descriptors=descriptors))
-        child = HeldChild(name, pid, pidfd, time.time(), signal.SIGTERM, stop_order, on_end=on_end)
+        child = HeldChild(
+            name, pid, pidfd, self._loop.unix_time(), signal.SIGTERM, stop_order, on_end=on_end
+        )
         return self._hold(child)
 
     def spawn(self, request: Spawn, stdin: int | None) -> HeldChild:
@@ -155,7 +156,7 @@ class Children:
             request.name,
             pid,
             pidfd,
-            time.time(),
+            self._loop.unix_time(),
             request.stop_signal,
             request.stop_order,
             request.tags,

@@ -127,7 +127,7 @@ class KeeperClient:
         tags: Mapping[str, Any] | None = None,
         rlimits: Mapping[str, int] | None = None,
         stop_signal: int = signal.SIGTERM,
-        stop_order: int = protocol.STOP_CELLS,
+        stop_order: int = protocol.STOP_FRONT,
     ) -> HeldProcess:
         """Start a child of the keeper.
 

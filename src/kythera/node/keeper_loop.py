@@ -11,8 +11,9 @@ import itertools
 import selectors
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterable
+
+from kythera.ground.clock import SystemClock
 
 Callback = Callable[[], None]
 
@@ -36,11 +37,16 @@ class Loop:
         self._selector = selectors.EpollSelector()
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
+        self._clock = SystemClock()
         self._signalled, self._wakeup = socket.socketpair()
 
     def now(self) -> float:
         """Return the monotonic clock in seconds."""
-        return time.monotonic()
+        return self._clock.monotonic()
+
+    def unix_time(self) -> float:
+        """Return the calendar's clock in seconds."""
+        return self._clock.now()
 
     def watch(self, descriptor: int, on_readable: Callback, *, write: bool = False) -> None:
         """Call when a descriptor can be read (with `write`: or written); replaces what was set."""

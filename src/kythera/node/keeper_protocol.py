@@ -16,14 +16,14 @@ from msgspec import Struct
 
 from kythera.ground.sockets import DESCRIPTORS_MAX, MESSAGE_BYTES_MAX
 
-STOP_FRONT = -10
-STOP_CELLS = 0
-STOP_API = 10
-STOP_AGENT = 20
-STOP_LOG = 30
+STOP_FRONT = 0
+STOP_CELLS = 1
+STOP_API = 5
+STOP_AGENT = 6
+STOP_LOG = 9
 """Orders of stopping: the lowest first. The agent gives them to `spawn`."""
 
-NAME = re.compile(r"[A-Za-z0-9_.@/+-]{1,200}")
+NAME = re.compile(r"[A-Za-z0-9_.:@/+-]{1,200}")
 """Names of sockets and processes; systemd keeps sockets under the same names."""
 
 
@@ -80,7 +80,7 @@ class Spawn(Request, frozen=True, tag="spawn", kw_only=True):
     tags: dict[str, Any] = {}
     rlimits: dict[str, int] = {}
     stop_signal: int = signal.SIGTERM
-    stop_order: int = STOP_CELLS
+    stop_order: int = STOP_FRONT
 
 
 class Signal(Request, frozen=True, tag="signal"):

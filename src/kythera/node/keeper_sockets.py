@@ -8,10 +8,10 @@ what was asked for: same address, or a unix path that still leads to it.
 import contextlib
 import os
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from kythera.ground.clock import wait_until
 from kythera.ground.layout import Layout
 from kythera.ground.sockets import (
     PortInUse,
@@ -81,17 +81,15 @@ class HeldSockets:
         return address_of(sock)
 
     def _bind(self, name: str, first: str, wanted: str, *, patient: bool) -> socket.socket:
-        deadline = time.monotonic() + (REMNANT_WAIT_S if patient else 0)
-        while True:
-            try:
-                return listen_tcp(first, option=f"--{name}")
-            except PortInUse:
-                if time.monotonic() < deadline:
-                    time.sleep(0.02)
-                elif first != wanted:
-                    first = wanted
-                else:
-                    raise
+        bound: list[socket.socket] = []
+
+        def free() -> bool:
+            with contextlib.suppress(PortInUse):
+                bound.append(listen_tcp(first, option=f"--{name}"))
+            return bool(bound)
+
+        wait_until(free, within_s=REMNANT_WAIT_S if patient else 0)
+        return bound[0] if bound else listen_tcp(wanted, option=f"--{name}")
 
     def open_tail(self, layout: Layout) -> None:
         """Listen where observed cells send their trace events."""

@@ -125,6 +125,11 @@ class Mind:
         """Return where requests shall go now, and which workers to refuse at the door."""
         return self.cells.traffic(), self.cells.failing(self.clock.monotonic())
 
+    def is_watched(self) -> bool:
+        """Tell whether any worker has an observed cell, which time alone may end."""
+        workers = self.cells.workers.values()
+        return any(want.observed for worker in workers for want in worker.target.values())
+
     def traffic_applied(self, traffic: Iterable[Traffic]) -> None:
         """HAProxy does as was asked."""
         self._obey(self.cells.traffic_applied(traffic, self.clock.monotonic()))

@@ -12,6 +12,8 @@ from collections.abc import MutableMapping, Sequence
 from kythera.ground.sockets import send_message
 
 FIRST_DESCRIPTOR = 3
+OUR_COLON, THEIR_COLON = ":", "|"
+"""systemd separates names by colons, so a colon in ours travels as a bar (which ours never have)."""
 
 
 class Notifier:
@@ -46,11 +48,11 @@ class Notifier:
 
     def keep(self, name: str, descriptor: int) -> None:
         """Ask systemd to keep a copy of a socket, under its name."""
-        self._tell(f"FDSTORE=1\nFDNAME={name}", [descriptor])
+        self._tell(f"FDSTORE=1\nFDNAME={_theirs(name)}", [descriptor])
 
     def drop(self, name: str) -> None:
         """Ask systemd to let go of the sockets of that name."""
-        self._tell(f"FDSTOREREMOVE=1\nFDNAME={name}")
+        self._tell(f"FDSTOREREMOVE=1\nFDNAME={_theirs(name)}")
 
     def _tell(self, text: str, descriptors: Sequence[int] = ()) -> None:
         if self._socket is not None:
@@ -82,13 +84,18 @@ def inherited(environ: MutableMapping[str, str]) -> dict[str, socket.socket]:
         return {}
     found: dict[str, socket.socket] = {}
     for offset in range(int(count)):
-        name = names[offset] if offset < len(names) and names[offset] else f"unnamed{offset}"
+        name = names[offset] if offset < len(names) else ""
+        name = name.replace(THEIR_COLON, OUR_COLON) or f"unnamed{offset}"
         sock = _as_socket(FIRST_DESCRIPTOR + offset)
         if sock is not None and name in found:
             sock.close()
         elif sock is not None:
             found[name] = sock
     return found
+
+
+def _theirs(name: str) -> str:
+    return name.replace(OUR_COLON, THEIR_COLON)
 
 
 def _as_socket(descriptor: int) -> socket.socket | None:

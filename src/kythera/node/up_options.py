@@ -10,10 +10,8 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import socket
 import stat
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -21,6 +19,7 @@ from typing import Self
 import msgspec
 
 from kythera.ground.chance import Chance
+from kythera.ground.clock import wait_until
 from kythera.ground.files import write_atomically, write_private
 from kythera.ground.layout import Layout
 from kythera.ground.sockets import parse_address
@@ -98,15 +97,13 @@ class StateLock:
 
     def take(self) -> None:
         """Become the keeper. Raises SetupError, naming the pid, when there is one."""
-        deadline = time.monotonic() + LOCK_WAIT_S
-        while not self._try():
+        taken = wait_until(lambda: self._try() or _lives(self._read()), within_s=LOCK_WAIT_S)
+        if not taken or not self._try():
             holder = self._read()
-            if _lives(holder) or time.monotonic() > deadline:
-                raise SetupError(
-                    f"a platform already runs on this state folder (pid {holder}).",
-                    remedy=f"Stop it (kill {holder}), or choose another folder: --state DIR.",
-                )
-            time.sleep(0.01)
+            raise SetupError(
+                f"a platform already runs on this state folder (pid {holder}).",
+                remedy=f"Stop it (kill {holder}), or choose another folder: --state DIR.",
+            )
         self.was_killed = bool(self._read())
         self._write(str(os.getpid()))
 
@@ -158,7 +155,7 @@ def prepare_secrets(layout: Layout, chance: Chance) -> None:
     if not layout.token.exists():
         write_private(layout.token, chance.token().encode())
     if not layout.secrets_key.exists():
-        write_private(layout.secrets_key, base64.b64encode(secrets.token_bytes(32)))
+        write_private(layout.secrets_key, base64.b64encode(os.urandom(32)))
 
 
 def previous_platform(layout: Layout) -> Platform | None:

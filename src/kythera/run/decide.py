@@ -243,8 +243,7 @@ class WorkerCells:
                 and now - process.started_at >= self.limits.start_ms / 1000
             )
             late_stop = (
-                process.state == "stopping"
-                and now - process.stop_at >= self.limits.drain_ms / 1000
+                process.state == "stopping" and now - process.stop_at >= self.limits.drain_ms / 1000
             )
             if (late_start or late_stop) and not process.killed:
                 process.killed = True
@@ -271,9 +270,13 @@ class WorkerCells:
     def restless(self) -> bool:
         """Whether time alone can change something here."""
         cells = self.cells.values()
-        return self.decided != self.applied or not self.confirmed or any(
-            cell.processes or cell.waiting or cell.retired_at is not None or cell.starts_failed
-            for cell in cells
+        return (
+            self.decided != self.applied
+            or not self.confirmed
+            or any(
+                cell.processes or cell.waiting or cell.retired_at is not None or cell.starts_failed
+                for cell in cells
+            )
         )
 
     def failing(self, now: float) -> str:

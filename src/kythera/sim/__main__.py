@@ -23,10 +23,10 @@ def main(argv: list[str] | None = None) -> int:
             World(seed).run()
         except Violation as violation:
             broken += 1
-            print(violation)
+            sys.stdout.write(f"{violation}\n")
         if done % PROGRESS_EVERY == 0:
-            print(f"{done} worlds, {broken} broken", file=sys.stderr)
-    print(f"{len(seeds)} worlds, {broken} broken")
+            sys.stderr.write(f"{done} worlds, {broken} broken\n")
+    sys.stdout.write(f"{len(seeds)} worlds, {broken} broken\n")
     return 1 if broken else 0
 
 

@@ -118,9 +118,7 @@ class Machine:
 
     def accept(self, socket: SimSocket) -> None:
         """Let an accepting process take the backlog; else wake whoever armed the socket."""
-        takers = [
-            p for p in self.processes.values() if p.cell == socket.cell and p.accepts()
-        ]
+        takers = [p for p in self.processes.values() if p.cell == socket.cell and p.accepts()]
         if takers:
             for request in socket.backlog:
                 self.serve(self.time.chance.choice(takers), request)

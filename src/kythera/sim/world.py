@@ -267,7 +267,7 @@ class World:
 
     def _measure(self) -> None:
         busy = self._rarely(self.faults.busy)
-        cpu = {name: self.time.now * (0.99 if busy else 0.01) for name in self.machine.processes}
+        cpu = dict.fromkeys(self.machine.processes, self.time.now * (0.99 if busy else 0.01))
         loads = self.machine.loads()
         self.fact(lambda: self.cells.measured(loads, cpu, self.time.now))
 
@@ -357,7 +357,9 @@ class World:
         if gone:
             self.violation(f"sockets of deleted workers are left: {gone}")
         left = [p.name for p in self.machine.processes.values() if not p.serving]
-        left = [name for name in left if self.machine.processes[name].cell.version_id not in self.bad]
+        left = [
+            name for name in left if self.machine.processes[name].cell.version_id not in self.bad
+        ]
         if left:
             self.violation(f"idle processes are left: {left}")
 
