@@ -4,6 +4,7 @@ Deciding code takes plain numbers instead; this is for the code that drives it.
 """
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -30,6 +31,18 @@ class SystemClock:
     def monotonic(self) -> float:
         """Return the machine's monotonic clock in seconds."""
         return time.monotonic()
+
+
+def wait_until(holds: Callable[[], bool], *, within_s: float, every_s: float = 0.01) -> bool:
+    """Ask again and again until it holds or the time is over; tell which.
+
+    It blocks: only for programs that have nothing else to do yet, never in a loop."""
+    end = time.monotonic() + within_s
+    while not holds():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(every_s)
+    return True
 
 
 def iso(now: float) -> str:
