@@ -127,11 +127,7 @@ class Catalog:
 
     def keys_of(self, account: str, worker: str) -> Iterator[str]:
         """Yield the keys of everything that belongs to a worker, the worker itself last."""
-        for key, record in self.records.items():
-            if not isinstance(record, (Account, Worker)):
-                if (getattr(record, "account", ""), getattr(record, "worker", "")) == (
-                    account,
-                    worker,
-                ):
-                    yield key
+        for key in self.records:
+            if key.split(".")[1:3] == [account, worker] and not key.startswith("worker."):
+                yield key
         yield f"worker.{account}.{worker}"

@@ -225,8 +225,7 @@ class Tail(Record, frozen=True, kw_only=True):
 
 
 KINDS: dict[str, type[Record]] = {
-    kind.kind: kind
-    for kind in (Account, Worker, Version, Deployment, Routes, Domains, Tail)
+    kind.kind: kind for kind in (Account, Worker, Version, Deployment, Routes, Domains, Tail)
 }
 R = TypeVar("R", bound=Record)
 
