@@ -103,7 +103,7 @@ def test_applying_entries_twice_changes_nothing(steps: list[tuple[int, bool]]) -
 
 
 @given(st.integers(0, 2**53), st.text(max_size=50), st.booleans())
-def test_records_survive_being_written_down(number: int, text: str, flag: bool) -> None:  # noqa: FBT001
+def test_records_survive_being_written_down(number: int, text: str, flag: bool) -> None:
     """Encoding is canonical and loses nothing."""
     record = Worker(
         account=A,

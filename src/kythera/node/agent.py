@@ -107,7 +107,7 @@ class Agent:
         with anyio.move_on_after(CATCH_UP_S_MAX):
             await self.caught_up.wait()
         await self.front.ready.wait()
-        while not await api_answers(self.platform.api):  # noqa: ASYNC110 (another process)
+        while not await api_answers(self.platform.api):
             await anyio.sleep(API_PROBE_S)
         await self.keeper.announce({})
 
