@@ -5,7 +5,7 @@ Method: a real server from the wheel, ended with SIGKILL or reached through a wi
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import anyio
@@ -14,7 +14,7 @@ import pytest
 from kythera.distribute.address import LogAddress, read_log_address, write_address
 from kythera.distribute.jetstream import JetStreamLog, open_log
 from kythera.distribute.log import Entry
-from kythera.model.errors import Conflict, StoreUnavailable
+from kythera.model.errors import StoreUnavailable
 from kythera.model.limits import Limits
 from tests.distribute.servers import Server, serving
 from tests.distribute.wires import wired
@@ -22,6 +22,7 @@ from tests.distribute.wires import wired
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
 LIMITS = Limits(append_ms=8_000)
 WAIT_S = 20
+POLL_S = 0.005
 
 
 @pytest.fixture
@@ -29,6 +30,15 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
     """Return a running nats-server with an empty store."""
     async with serving(tmp_path / "state", LIMITS) as started:
         yield started
+
+
+async def reached(level: Callable[[], int], least: int) -> None:
+    """Wait until a number has grown."""
+    with anyio.fail_after(WAIT_S):
+        while True:
+            if level() >= least:
+                return
+            await anyio.sleep(POLL_S)
 
 
 class Follower:
@@ -69,9 +79,7 @@ async def test_a_follower_goes_on_without_a_gap_after_the_server_was_killed(
         async with anyio.create_task_group() as writing:
             writing.start_soon(write)
             for until in (50, 120, 200):
-                with anyio.fail_after(WAIT_S):
-                    while len(written) < until:
-                        await anyio.sleep(0.005)
+                await reached(written.__len__, until)
                 await server.kill()
                 await server.start()
         await follower.reached(max(written.values()))
@@ -124,8 +132,10 @@ async def test_a_lost_acknowledgement_is_neither_a_conflict_nor_a_second_write(
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(write)
                 with anyio.fail_after(WAIT_S):
-                    while await near.last_seq() == before:
-                        await anyio.sleep(0.005)
+                    while True:
+                        if await near.last_seq() > before:
+                            break
+                        await anyio.sleep(POLL_S)
                 await server.kill()
                 await server.start()
                 assert server.address == wire.to
@@ -135,15 +145,6 @@ async def test_a_lost_acknowledgement_is_neither_a_conflict_nor_a_second_write(
                 wire.cut()
         assert numbers == [before + 1]
         assert await near.last_seq() == before + 1 + overwritten
-
-
-async def test_a_conflict_is_told_as_one_after_a_cut_too(server: Server) -> None:
-    """When somebody else did write first, asking whether it was ours does not write anything."""
-    async with open_log(server.address, LIMITS) as log:
-        seq = await log.append("worker.a.w", b"1")
-        with pytest.raises(Conflict):
-            await log.append("worker.a.w", b"2", expected_seq=0)
-        assert await log.last_seq() == seq
 
 
 async def test_a_write_that_was_given_up_does_not_happen_later(server: Server) -> None:
@@ -259,22 +260,3 @@ async def test_an_address_file_is_read_back_and_private(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(StoreUnavailable):
         await read_log_address(path, within_ms=50)
-
-
-async def test_ten_thousand_records_are_followed_in_seconds(server: Server) -> None:
-    """A large log arrives whole and in order under flow control."""
-    async with open_log(server.address, LIMITS) as log:
-        async with anyio.create_task_group() as tasks:
-            for start in range(16):
-
-                async def write(start: int = start) -> None:
-                    for n in range(start, 10_000, 16):
-                        await log.append(f"worker.a.w{n}", b"x" * 300)
-
-                tasks.start_soon(write)
-        follower = Follower()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(follower.follow, log)
-            await follower.reached(10_000)
-            tasks.cancel_scope.cancel()
-    assert [entry.seq for entry in follower.seen] == list(range(1, 10_001))

