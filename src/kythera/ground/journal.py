@@ -36,9 +36,12 @@ def render(fields: Mapping[str, Any], *, json_lines: bool, colour: bool = False)
 
 
 def _short(value: Any) -> str:
+    """Write a value so that it can neither break its line nor steer a terminal."""
     text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-    plain = text and text.isprintable() and not any(c in text for c in ' "=')
-    return text if plain or not isinstance(value, str) else json.dumps(text, ensure_ascii=False)
+    if not text.isprintable():
+        return json.dumps(value, default=str)
+    quoted = isinstance(value, str) and (not text or any(c in text for c in ' "='))
+    return json.dumps(text, ensure_ascii=False) if quoted else text
 
 
 class Journal:
