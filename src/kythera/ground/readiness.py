@@ -27,6 +27,10 @@ class Readiness:
 
     def __exit__(self, *_: object) -> None:
         """Stop watching everything."""
+        self.close()
+
+    def close(self) -> None:
+        """Stop watching everything."""
         self._epoll.close()
 
     def arm(self, name: str, descriptor: int) -> None:

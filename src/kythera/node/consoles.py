@@ -8,18 +8,21 @@ exceptions with their ray id. A flood costs the flooder its own lines: above
 import json
 import os
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
 from kythera.ground.clock import Clock
 from kythera.ground.readiness import Readiness
-from kythera.node.keeper_client import KeeperClient
+from kythera.node.keeper_client import HeldProcess
 from kythera.run.cell import CellName
 from kythera.run.prelude import EXCEPTION_MARKER
 
 CHUNK_BYTES = 65_536
 LINE_BYTES_MAX = 16_384
 LINES_PER_S_MAX = 500
+ENGINE_CHATTER = ("[INF]", "[DBG]", "[NOTICE]", "Plaintext passwords detected")
+"""Marks of engine lines that tell an operator nothing (the password file is 0600)."""
 
 
 @dataclass
@@ -49,10 +52,16 @@ class Console:
         return self.lines <= LINES_PER_S_MAX
 
 
+class Holds(Protocol):
+    """What is needed of the keeper's client."""
+
+    processes: dict[str, HeldProcess]
+
+
 class Consoles:
     """Reads every process's output pipe and logs its lines."""
 
-    def __init__(self, keeper: KeeperClient, clock: Clock) -> None:
+    def __init__(self, keeper: Holds, clock: Clock) -> None:
         self._keeper = keeper
         self._clock = clock
         self._readiness = Readiness()
@@ -65,6 +74,10 @@ class Consoles:
         if held is not None and held.output is not None and process not in self._consoles:
             self._consoles[process] = Console(process, held.output)
             self._readiness.arm(process, held.output)
+
+    def close(self) -> None:
+        """Stop watching; the pipes stay the keeper's."""
+        self._readiness.close()
 
     async def run(self) -> None:
         """Read and log, for ever."""
@@ -93,7 +106,8 @@ class Consoles:
             return
         cell = CellName.parse(console.name.partition("#")[0])
         if cell is None:
-            self._journal.info("engine", engine=console.name, line=line)
+            if not any(mark in line for mark in ENGINE_CHATTER):
+                self._journal.warning("engine", engine=console.name, line=line)
             return
         about = {"worker": cell.worker, "version": cell.version_id}
         if line.startswith(EXCEPTION_MARKER):

@@ -1,0 +1,82 @@
+"""What a process prints becomes events, whole lines only, and a flood is cut."""
+
+import os
+from typing import Any
+
+import anyio
+import pytest
+from structlog.testing import capture_logs
+
+from kythera.ground.clock import SystemClock
+from kythera.node.consoles import LINE_BYTES_MAX, LINES_PER_S_MAX, Console, Consoles
+from kythera.node.keeper_client import HeldProcess
+from kythera.run.cell import CellName
+from kythera.run.prelude import EXCEPTION_MARKER
+
+CELL = CellName("a", "shop", "v1", 1, observed=False)
+PROCESS = f"{CELL.socket}#1"
+
+
+class Holder:
+    """What the consoles need of the keeper: who runs, and where their output comes out."""
+
+    def __init__(self, output: int) -> None:
+        self.processes = {
+            PROCESS: HeldProcess(PROCESS, 1, {}, ready=True, started=0, output=output)
+        }
+
+
+async def printed(text: bytes) -> list[Any]:
+    """Return the events that come of a process printing `text` and ending."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    consoles = Consoles(Holder(reading), SystemClock())
+    with capture_logs() as events:
+        consoles.listen_to(PROCESS)
+        os.write(writing, text)
+        os.close(writing)
+        with anyio.move_on_after(0.2):
+            await consoles.run()
+    consoles.close()
+    os.close(reading)
+    return events
+
+
+@pytest.mark.anyio
+async def test_a_line_of_a_cell_is_an_event_with_its_worker_and_version() -> None:
+    """The version's console."""
+    (event,) = await printed(b"hello\nunfinished")
+    assert event["event"] == "console"
+    assert (event["worker"], event["version"], event["line"]) == ("shop", "v1", "hello")
+
+
+@pytest.mark.anyio
+async def test_a_marked_line_is_an_exception_with_its_ray_id() -> None:
+    """This is how an owner finds a visitor's ray id when nobody was watching."""
+    text = EXCEPTION_MARKER + '{"ray":"r-1","name":"Error","message":"boom","stack":"at x"}'
+    (event,) = await printed(text.encode() + b"\n")
+    assert event["event"] == "exception"
+    assert (event["ray"], event["message"], event["stack"]) == ("r-1", "boom", "at x")
+
+
+@pytest.mark.anyio
+async def test_a_forged_exception_line_is_only_text() -> None:
+    """A worker may print our mark; nothing trusts what follows it."""
+    (event,) = await printed(EXCEPTION_MARKER.encode() + b"[1,2]\n")
+    assert event["line"] == "[1,2]"
+
+
+def test_a_flood_is_cut_and_counted() -> None:
+    """Above the limit of a second, lines are dropped and counted."""
+    console = Console("x", 0)
+    assert sum(console.allow(5.5) for _ in range(LINES_PER_S_MAX + 7)) == LINES_PER_S_MAX
+    assert console.dropped == 7
+    assert console.allow(6.0)
+
+
+def test_an_endless_line_is_cut() -> None:
+    """Memory stays bounded whatever a worker prints."""
+    console = Console("x", 0)
+    (line,) = console.take(b"x" * (LINE_BYTES_MAX + 1))
+    assert len(line) == LINE_BYTES_MAX
+    assert console.rest == b""
