@@ -1,0 +1,161 @@
+"""The API as one application: which address is answered by which function.
+
+`build_app` takes everything from outside as `Services`, so that tests run it in their process.
+"""
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+
+from kythera.control import (
+    identity,
+    not_offered,
+    releases,
+    secrets,
+    static_files,
+    tails,
+    triggers,
+    uploads,
+    workers,
+)
+from kythera.control.access import Gate
+from kythera.control.envelope import INTERNAL, failure, no_route, wrong_method
+from kythera.control.services import Services
+
+ROOT = "/client/v4"
+ACCOUNT = f"{ROOT}/accounts/{{account}}"
+WORKERS = f"{ACCOUNT}/workers"
+SCRIPT = f"{WORKERS}/scripts/{{name}}"
+
+
+def build_app(services: Services) -> Starlette:
+    """Return the API."""
+    app = Starlette(
+        routes=[
+            *_identity(),
+            *_workers(),
+            *_versions(),
+            *_secrets(),
+            *_assets(),
+            *_triggers(),
+            *_tails(services),
+            *not_offered.routes(ACCOUNT),
+        ],
+        middleware=[Middleware(Gate, services=services)],
+        exception_handlers={HTTPException: _http_exception},
+    )
+    app.router.redirect_slashes = False
+    app.state.services = services
+    app.state.large_bodies = uploads.large_bodies()
+    app.state.sessions = static_files.Sessions()
+    return app
+
+
+def build_events_app(services: Services) -> Starlette:
+    """Return what observed cells speak to, on a unix socket of their own."""
+    app = Starlette(routes=tails.event_routes())
+    app.state.services = services
+    return app
+
+
+def _http_exception(request: Request, error: Exception) -> Response:
+    """Answer what no endpoint answers: Starlette knows only status codes."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return no_route(request.url.path)
+    if error.status_code == 405:
+        return wrong_method(request.method, request.url.path)
+    return failure([(INTERNAL, error.detail)], error.status_code)
+
+
+def _identity() -> list[BaseRoute]:
+    return [
+        Route("/healthz", identity.health, methods=["GET"]),
+        Route(f"{ROOT}/user/tokens/verify", identity.verify_token, methods=["GET"]),
+        Route(f"{ROOT}/user", identity.user, methods=["GET"]),
+        Route(f"{ROOT}/accounts", identity.accounts, methods=["GET"]),
+        Route(f"{ROOT}/memberships", identity.memberships, methods=["GET"]),
+        Route(ACCOUNT, identity.account, methods=["GET"]),
+    ]
+
+
+def _workers() -> list[BaseRoute]:
+    return [
+        Route(f"{WORKERS}/scripts", workers.scripts, methods=["GET"]),
+        Route(f"{WORKERS}/services/{{name}}", workers.service, methods=["GET"]),
+        Route(f"{WORKERS}/services/{{name}}", workers.delete, methods=["DELETE"]),
+        Route(f"{WORKERS}/workers/{{name}}", workers.worker, methods=["GET"]),
+        Route(f"{WORKERS}/subdomain", workers.subdomain, methods=["GET"]),
+        Route(f"{WORKERS}/subdomain", workers.register_subdomain, methods=["PUT"]),
+        Route(SCRIPT, uploads.put_script, methods=["PUT"]),
+        Route(SCRIPT, uploads.content, methods=["GET"]),
+        Route(SCRIPT, workers.delete, methods=["DELETE"]),
+        Route(f"{SCRIPT}/content/v2", uploads.content, methods=["GET"]),
+        Route(f"{SCRIPT}/settings", workers.settings, methods=["GET"]),
+        Route(f"{SCRIPT}/settings", secrets.patch_settings, methods=["PATCH"]),
+        Route(f"{SCRIPT}/script-settings", workers.script_settings, methods=["GET"]),
+        Route(f"{SCRIPT}/script-settings", workers.patch_script_settings, methods=["PATCH"]),
+        Route(f"{SCRIPT}/subdomain", workers.worker_subdomain, methods=["GET"]),
+        Route(f"{SCRIPT}/subdomain", workers.set_worker_subdomain, methods=["POST"]),
+        Route(f"{SCRIPT}/references", workers.references, methods=["GET"]),
+    ]
+
+
+def _versions() -> list[BaseRoute]:
+    latest = f"{WORKERS}/workers/{{name}}/versions/latest"
+    return [
+        Route(f"{SCRIPT}/versions", releases.versions, methods=["GET"]),
+        Route(f"{SCRIPT}/versions", uploads.post_version, methods=["POST"]),
+        Route(f"{SCRIPT}/versions/{{version}}", releases.version, methods=["GET"]),
+        Route(f"{SCRIPT}/deployments", releases.deployments, methods=["GET"]),
+        Route(f"{SCRIPT}/deployments", releases.post_deployment, methods=["POST"]),
+        Route(f"{SCRIPT}/deployments/{{deployment}}", releases.deployment, methods=["GET"]),
+        Route(latest, releases.patch_latest_version, methods=["PATCH"]),
+    ]
+
+
+def _secrets() -> list[BaseRoute]:
+    return [
+        Route(f"{SCRIPT}/secrets", secrets.secrets, methods=["GET"]),
+        Route(f"{SCRIPT}/secrets", secrets.put_secret, methods=["PUT"]),
+        Route(f"{SCRIPT}/secrets/{{secret}}", secrets.secret, methods=["GET"]),
+        Route(f"{SCRIPT}/secrets/{{secret}}", secrets.delete_secret, methods=["DELETE"]),
+        Route(f"{SCRIPT}/secrets-bulk", secrets.patch_secrets, methods=["PATCH"]),
+    ]
+
+
+def _assets() -> list[BaseRoute]:
+    upload = f"{WORKERS}/assets/upload"
+    return [
+        Route(f"{SCRIPT}/assets-upload-session", static_files.begin, methods=["POST"]),
+        Route(upload, static_files.upload_form, methods=["POST"]),
+        Route(f"{upload}/{{hash}}", static_files.upload_file, methods=["POST"]),
+    ]
+
+
+def _triggers() -> list[BaseRoute]:
+    return [
+        Route(f"{ROOT}/zones", triggers.zones, methods=["GET"]),
+        Route(f"{ROOT}/zones/{{zone}}/workers/routes", triggers.zone_routes, methods=["GET"]),
+        Route(f"{SCRIPT}/routes", triggers.worker_routes, methods=["GET"]),
+        Route(f"{SCRIPT}/routes", triggers.put_routes, methods=["PUT"]),
+        Route(f"{SCRIPT}/domains/changeset", triggers.changeset, methods=["POST"]),
+        Route(f"{SCRIPT}/domains/records", triggers.put_domains, methods=["PUT"]),
+        Route(f"{WORKERS}/domains", triggers.domains, methods=["GET"]),
+        Route(f"{WORKERS}/domains/records", triggers.domains, methods=["GET"]),
+        Route(f"{WORKERS}/domains/records/{{domain}}", triggers.domain, methods=["GET"]),
+        Route(f"{SCRIPT}/schedules", triggers.schedules, methods=["GET"]),
+        Route(f"{SCRIPT}/schedules", triggers.put_schedules, methods=["PUT"]),
+    ]
+
+
+def _tails(services: Services) -> list[BaseRoute]:
+    return [
+        Route(f"{SCRIPT}/tails", tails.tails, methods=["GET"]),
+        Route(f"{SCRIPT}/tails", tails.post_tail, methods=["POST"]),
+        Route(f"{SCRIPT}/tails/{{tail}}", tails.delete_tail, methods=["DELETE"]),
+        WebSocketRoute("/tails/{tail}", tails.Socket(services)),
+    ]

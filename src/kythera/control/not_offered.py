@@ -1,0 +1,63 @@
+"""What Cloudflare has and this platform has not yet: lists are empty, the rest is refused in words.
+
+wrangler asks for some of these lists on its way to something else (a delete, a first deploy).
+"""
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from kythera.control.envelope import listed
+from kythera.model.errors import Refusal
+
+ABSENT = {
+    "storage/kv/namespaces": "KV namespaces",
+    "r2/buckets": "R2 buckets",
+    "d1/database": "D1 databases",
+    "queues": "queues",
+    "workflows": "workflows",
+    "hyperdrive/configs": "Hyperdrive",
+    "vectorize/v2/indexes": "Vectorize",
+    "containers/applications": "containers",
+    "containers/dash/applications": "containers",
+    "secrets_store/stores": "the secrets store",
+    "pages/projects": "Pages",
+    "workers/dispatch/namespaces": "dispatch namespaces",
+    "workers/durable_objects/namespaces": "Durable Objects",
+    "workers/tails/by-consumer/{name}": "tail workers",
+}
+WRAPPED = {"r2/buckets": "buckets"}
+METHODS = ["POST", "PUT", "PATCH", "DELETE"]
+
+
+def routes(prefix: str) -> list[Route]:
+    """Return the routes of all that is not there."""
+    found = []
+    for path, called in ABSENT.items():
+        listing, refusing = _endpoints(called, WRAPPED.get(path, ""))
+        found += [
+            Route(f"{prefix}/{path}", listing, methods=["GET"]),
+            Route(f"{prefix}/{path}", refusing, methods=METHODS),
+            Route(f"{prefix}/{path}/{{rest:path}}", refusing, methods=["GET", *METHODS]),
+        ]
+    return found
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def _endpoints(called: str, wrap: str) -> tuple[Endpoint, Endpoint]:
+    async def listing(request: Request) -> Response:
+        return listed(request, [], wrap=wrap)
+
+    async def refusing(request: Request) -> Response:
+        raise Refusal(
+            10021,
+            f"This platform does not offer {called} yet.",
+            status=404,
+            remedy="Remove what needs them from the configuration.",
+        )
+
+    return listing, refusing

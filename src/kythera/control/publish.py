@@ -1,0 +1,203 @@
+"""From a draft to what is stored: tried first, then numbered, then written; nothing before.
+
+Promises: a refused upload stores nothing; a version exists in the log before any deployment names
+it; numbers are given by rewriting the worker's record over the value that was read, so that two
+uploads at once get two numbers.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import anyio
+import msgspec
+
+from kythera.control.services import Services
+from kythera.control.store import Change, end, put
+from kythera.deploy.bindings import Origin
+from kythera.deploy.refusals import worker_absent
+from kythera.deploy.settings import annotations
+from kythera.deploy.upload import Draft
+from kythera.deploy.versions import too_many
+from kythera.ground.clock import iso
+from kythera.model.catalog import Catalog
+from kythera.model.errors import Refusal, StoreUnavailable
+from kythera.model.names import is_worker_name
+from kythera.model.records import Deployment, Split, Version, Worker
+
+Drafting = Callable[[Origin], Draft]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What an upload became."""
+
+    worker: Worker
+    version: Version
+    deployment: Deployment | None
+
+
+def present(catalog: Catalog, account: str, name: str) -> tuple[Worker, list[Version]]:
+    """Return a worker and its versions, newest first. Without any version it is not there yet."""
+    worker = catalog.worker(account, name)
+    versions = catalog.versions(account, name)
+    if worker is None or not versions:
+        raise worker_absent(name)
+    return worker, versions
+
+
+async def publish(
+    services: Services, name: str, drafting: Drafting, *, create: bool = False, deploy: bool = False
+) -> Published:
+    """Make a version of a worker; deploy it to everybody if asked.
+
+    `drafting` is called, in a thread, with what came before; it may be called again when somebody
+    else wrote first, and must raise (10215, say) when it no longer applies."""
+    account = services.account
+    if not is_worker_name(name):
+        raise Refusal(
+            10016,
+            f"{name[:80]!r} cannot be a Worker's name.",
+            remedy="Use a-z, 0-9, `-` and `_`, 63 characters at most: it becomes a hostname.",
+        )
+
+    async def attempt() -> Published:
+        catalog = services.store.catalog()
+        guard = services.store.guard_of(f"worker.{account}.{name}")
+        if not create:
+            present(catalog, account, name)
+        before = catalog.versions(account, name)
+        origin = Origin(
+            account=account,
+            worker=name,
+            seals=services.seals,
+            limits=services.platform.limits,
+            previous=before[0] if before else None,
+            current=catalog.deployed(account, name),
+        )
+        draft = await anyio.to_thread.run_sync(drafting, origin)
+        return await _store(services, await _tried(services, draft), guard, deploy=deploy)
+
+    return await services.store.settled(f"worker {name}", attempt)
+
+
+async def _tried(services: Services, draft: Draft) -> Draft:
+    """Start the code once; what does not start is refused by whoever starts it."""
+    version = draft.version
+    if version.main_module is None and version.body_part is None:
+        return draft
+
+    def read_blob(digest: str) -> bytes:
+        found = draft.blobs.get(digest)
+        return services.blobs.read(digest) if found is None else found
+
+    def open_secret(name: str, sealed: str) -> str:
+        return services.seals.open(sealed, f"{version.account}/{version.worker}/{name}")
+
+    tried = await services.try_version(version, read_blob, open_secret)
+    proven = msgspec.structs.replace(
+        version,
+        handlers=tuple(tried.handlers),
+        named_handlers=tuple(tried.named_handlers),
+        startup_time_ms=tried.startup_time_ms,
+    )
+    return Draft(version=proven, blobs=draft.blobs, settings=draft.settings)
+
+
+async def _store(services: Services, draft: Draft, guard: int, *, deploy: bool) -> Published:
+    # The guard is as old as what the draft inherited from: who wrote since makes us begin anew.
+    catalog = services.store.catalog()
+    now = iso(services.clock.now())
+    worker = _next_worker(services, catalog, draft, now, deploy=deploy)
+    version = msgspec.structs.replace(
+        draft.version,
+        id=services.chance.uuid(),
+        number=worker.versions_made,
+        created_on=now,
+        source="wrangler",
+        author_email=services.author,
+    )
+    deployment = None
+    changes = [put(worker, guard), put(version)]
+    if deploy:
+        deployment = deployment_of(
+            services,
+            worker,
+            (Split(version_id=version.id, percentage=100),),
+            dict(version.annotations),
+            now,
+        )
+        changes.append(put(deployment))
+    for change in changes:
+        if change.record is not None:
+            services.store.check_size(change.record)
+    await _put_blobs(services, draft.blobs)
+    await services.store.write(changes)
+    await let_go(services, worker.name)
+    return Published(worker, version, deployment)
+
+
+def _next_worker(
+    services: Services, catalog: Catalog, draft: Draft, now: str, *, deploy: bool
+) -> Worker:
+    """Return the worker's record with the numbers of what is about to be written."""
+    name = draft.version.worker
+    worker = catalog.worker(services.account, name) or Worker(
+        account=services.account,
+        name=name,
+        tag=services.chance.hex(32),
+        created_on=now,
+        modified_on=now,
+    )
+    return msgspec.structs.replace(
+        worker,
+        modified_on=now,
+        versions_made=worker.versions_made + 1,
+        deployments_made=worker.deployments_made + (1 if deploy else 0),
+        **draft.settings,
+    )
+
+
+def deployment_of(
+    services: Services,
+    worker: Worker,
+    splits: tuple[Split, ...],
+    notes: Mapping[str, str],
+    now: str,
+) -> Deployment:
+    """Return the deployment whose number the worker's record has just been given."""
+    return Deployment(
+        account=worker.account,
+        worker=worker.name,
+        id=services.chance.uuid(),
+        number=worker.deployments_made,
+        created_on=now,
+        author_email=services.author,
+        annotations=dict(notes) or annotations(None, "deployment"),
+        versions=splits,
+    )
+
+
+async def _put_blobs(services: Services, blobs: Mapping[str, bytes]) -> None:
+    for digest, data in blobs.items():
+        stored = await anyio.to_thread.run_sync(partial(services.blobs.put, data))
+        assert stored == digest, "a blob is named by its content"
+
+
+async def let_go(services: Services, name: str) -> None:
+    """Let go of the oldest versions and deployments above the limits; later will do as well."""
+    limits = services.platform.limits
+    catalog = services.store.catalog()
+    keys = too_many(
+        catalog.versions(services.account, name),
+        catalog.deployments(services.account, name),
+        versions_kept_max=limits.versions_kept_max,
+        deployments_kept_max=limits.deployments_kept_max,
+    )
+    if not keys:
+        return
+    changes: list[Change] = [end(key) for key in keys]
+    try:
+        await services.store.write(changes)
+    except StoreUnavailable as error:
+        services.journal.say("pruning_postponed", worker=name, reason=str(error))

@@ -1,0 +1,233 @@
+"""The control API as a process: `python -m kythera.control.server --state DIR`.
+
+Started by the keeper it takes its sockets over by systemd's convention (LISTEN_FDS, names `api`
+and `tail`); started by hand it listens on the platform's addresses itself. It answers at once:
+while the agent has not made the copy yet, or the log is away, calls say so. On SIGTERM it stops
+listening, finishes what it can within `stop_ms`, and ends.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+
+import anyio
+import uvicorn
+from starlette.types import ASGIApp
+
+from kythera.control.app import build_app, build_events_app
+from kythera.control.asset_index import AssetIndex
+from kythera.control.copies import LateCopy
+from kythera.control.services import BlobStore, OpenSecret, ReadBlob, Services, Tried
+from kythera.control.store import Store, put
+from kythera.control.tail_hub import TailHub
+from kythera.control.tails import keep_sweeping
+from kythera.deploy.assets import session_key
+from kythera.deploy.seal import Sealer
+from kythera.deploy.source_map import map_stack, source_maps
+from kythera.distribute.blobs import Blobs
+from kythera.distribute.jetstream import open_log
+from kythera.ground.chance import SystemChance
+from kythera.ground.clock import SystemClock
+from kythera.ground.journal import Journal, configure
+from kythera.ground.layout import Layout
+from kythera.ground.sockets import listen_tcp, listen_unix
+from kythera.model.errors import Conflict, KytheraError, StoreUnavailable
+from kythera.model.platform import Platform
+from kythera.model.records import Account, Version
+from kythera.run.trial import TrialSettings, try_version
+from kythera.run.workerd import find_workerd
+
+FIRST_DESCRIPTOR = 3
+NAMES = ("api", "tail")
+KEEP_ALIVE_S = 30
+MESSAGE_BYTES_MAX = 64 * 1024
+"""Of what a tail's client sends us: it has nothing long to say."""
+BOOTSTRAP_RETRY_MS = 200
+ASSET_INDEX = "asset-hashes"
+
+
+def inherited(environment: MutableMapping[str, str]) -> dict[str, socket.socket]:
+    """Take over the sockets that were passed to this process, by name."""
+    count = environment.pop("LISTEN_FDS", "")
+    owner = environment.pop("LISTEN_PID", str(os.getpid()))
+    names = environment.pop("LISTEN_FDNAMES", "").split(":")
+    if not count.isdigit() or owner != str(os.getpid()):
+        return {}
+    found = {}
+    for name, descriptor in zip(
+        names, range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count)), strict=False
+    ):
+        sock = socket.socket(fileno=descriptor)
+        sock.set_inheritable(False)
+        sock.setblocking(False)
+        found[name] = sock
+    return found
+
+
+def sockets_of(layout: Layout, platform: Platform) -> dict[str, socket.socket]:
+    """Return both listening sockets: those passed, and the rest made here."""
+    found = inherited(os.environ)
+    if "api" not in found:
+        found["api"] = listen_tcp(platform.api, option="--api")
+    if "tail" not in found:
+        layout.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found["tail"] = listen_unix(layout.tail_socket)
+    return {name: found[name] for name in NAMES}
+
+
+@asynccontextmanager
+async def real_services(layout: Layout) -> AsyncIterator[Services]:
+    """Return what the API is given in real life."""
+    platform = layout.read_platform()
+    limits = platform.limits
+    clock, chance = SystemClock(), SystemChance()
+    sealer = Sealer.load(layout.secrets_key)
+    blobs: BlobStore = Blobs(layout.blobs)
+    async with AsyncExitStack() as stack:
+        copy = stack.enter_context(LateCopy(layout.copy))
+        log = await stack.enter_async_context(open_log(layout.log_address, limits, within_ms=0))
+        yield Services(
+            platform=platform,
+            token=layout.token.read_text().strip(),
+            store=Store(log, copy, limits),
+            blobs=blobs,
+            seals=sealer,
+            session_key=session_key(layout.secrets_key.read_bytes().strip()),
+            try_version=partial(_try, platform),
+            asset_index=AssetIndex(layout.state / ASSET_INDEX, blobs),
+            tails=TailHub(limits, clock, chance),
+            clock=clock,
+            chance=chance,
+            journal=Journal("api", json_lines=not sys.stderr.isatty()),
+        )
+
+
+async def _try(
+    platform: Platform, version: Version, read_blob: ReadBlob, open_secret: OpenSecret
+) -> Tried:
+    """Start the version in a process of its own; its errors point into the sources."""
+
+    def mapped(stack: str) -> str:
+        return map_stack(stack, source_maps(version, read_blob))
+
+    return await try_version(
+        version,
+        read_blob=read_blob,
+        open_secret=open_secret,
+        settings=TrialSettings(
+            workerd=find_workerd(),
+            limits=platform.limits,
+            heap_mib_max=platform.limits.heap_mib_max,
+            map_stack=mapped,
+        ),
+    )
+
+
+class QuietServer(uvicorn.Server):
+    """uvicorn without its own signal handlers: two of them share this process."""
+
+    @contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN201
+        """Leave signals to whoever runs both servers."""
+        yield
+
+
+def server_for(app: ASGIApp, platform: Platform) -> QuietServer:
+    """Return a server whose limits are ours."""
+    return QuietServer(
+        uvicorn.Config(
+            app,
+            http="h11",
+            ws="websockets-sansio",
+            ws_max_size=MESSAGE_BYTES_MAX,
+            ws_ping_interval=20,
+            ws_ping_timeout=20,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=max(1, platform.limits.stop_ms // 2000),
+            h11_max_incomplete_event_size=64 * 1024,
+        )
+    )
+
+
+async def ensure_account(services: Services) -> None:
+    """Write the platform's account, once, as soon as records can be written."""
+    platform = services.platform
+    account = Account(
+        id=platform.account_id,
+        name="Kythera",
+        subdomain=platform.domain.split(".")[0] or "kythera",
+    )
+    while True:
+        try:
+            await services.store.usable()
+            if all(found.id != account.id for found in services.store.catalog().accounts()):
+                await services.store.write([put(account)])
+            return
+        except Conflict:
+            return
+        except StoreUnavailable:
+            await anyio.sleep(BOOTSTRAP_RETRY_MS / 1000)
+
+
+async def serve(layout: Layout, announce: Callable[[], None] = lambda: None) -> None:
+    """Serve until a signal says stop."""
+    async with real_services(layout) as services:
+        sockets = sockets_of(layout, services.platform)
+        apps = {"api": build_app(services), "tail": build_events_app(services)}
+        servers = {name: server_for(app, services.platform) for name, app in apps.items()}
+        async with anyio.create_task_group() as background:
+            background.start_soon(ensure_account, services)
+            background.start_soon(keep_sweeping, services)
+            async with anyio.create_task_group() as serving:
+                serving.start_soon(_stop_on_signal, list(servers.values()), serving.cancel_scope)
+                async with anyio.create_task_group() as both:
+                    for name, server in servers.items():
+                        both.start_soon(partial(server.serve, sockets=[sockets[name]]))
+                    services.journal.say("api_serving", api=services.platform.api, pid=os.getpid())
+                    announce()
+                serving.cancel_scope.cancel()
+            background.cancel_scope.cancel()
+        services.journal.say("api_stopped")
+
+
+async def _stop_on_signal(servers: Sequence[QuietServer], scope: anyio.CancelScope) -> None:
+    """First signal: stop in good order. Second: at once."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            if all(server.should_exit for server in servers):
+                scope.cancel()
+            for server in servers:
+                server.should_exit = True
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the API until it is told to stop; return an exit code."""
+    parser = argparse.ArgumentParser(prog="kythera.control.server")
+    parser.add_argument("--state", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    configure("api")
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    try:
+        anyio.run(serve, Layout(options.state))
+    except KytheraError as error:
+        Journal("api", json_lines=not sys.stderr.isatty()).say(
+            "api_cannot_start", level="error", reason=str(error)
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,98 @@
+"""What the API's endpoints are given: everything that reaches the world, in one place.
+
+Tests hand in fakes; `kythera.control.server` hands in the real ones.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from starlette.requests import Request
+
+from kythera.deploy.bindings import Seals
+from kythera.ground.chance import Chance
+from kythera.ground.clock import Clock
+from kythera.ground.journal import Journal
+from kythera.model.platform import Platform
+from kythera.model.records import Version
+
+if TYPE_CHECKING:
+    from kythera.control.asset_index import AssetIndex
+    from kythera.control.store import Store
+    from kythera.control.tail_hub import TailHub
+
+
+class Tried(Protocol):
+    """What a trial finds out about a version that starts."""
+
+    @property
+    def handlers(self) -> tuple[str, ...]:
+        """Names of the handlers of its default export (or of its event listeners)."""
+        ...
+
+    @property
+    def named_handlers(self) -> tuple[str, ...]:
+        """Names of its other exported entry points."""
+        ...
+
+    @property
+    def startup_time_ms(self) -> int:
+        """How long its top-level code took."""
+        ...
+
+
+ReadBlob = Callable[[str], bytes]
+OpenSecret = Callable[[str, str], str]
+TryVersion = Callable[[Version, ReadBlob, OpenSecret], Awaitable[Tried]]
+"""Start a version's code once. Raises Refusal (10021) with JavaScript's own words."""
+
+
+class BlobStore(Protocol):
+    """Content-addressed bytes (`kythera.distribute.blobs.Blobs`)."""
+
+    def put(self, data: bytes) -> str:
+        """Store bytes durably and return their SHA-256; what is there already stays."""
+        ...
+
+    def has(self, digest: str) -> bool:
+        """Tell whether these bytes are stored."""
+        ...
+
+    def read(self, digest: str) -> bytes:
+        """Return the bytes, verified."""
+        ...
+
+
+@dataclass(frozen=True)
+class Services:
+    """All of it."""
+
+    platform: Platform
+    token: str
+    store: "Store"
+    blobs: BlobStore
+    seals: Seals
+    session_key: bytes
+    try_version: TryVersion
+    asset_index: "AssetIndex"
+    tails: "TailHub"
+    clock: Clock
+    chance: Chance
+    journal: Journal
+
+    @property
+    def account(self) -> str:
+        """The account whose platform this is."""
+        return self.platform.account_id
+
+    @property
+    def author(self) -> str:
+        """Who is said to have made what came through the API: there is one token, and no users."""
+        return f"operator@{self.platform.domain}"
+
+
+def services_of(request: Request) -> Services:
+    """Return the services behind a request's application."""
+    found = request.app.state.services
+    assert isinstance(found, Services)
+    return found

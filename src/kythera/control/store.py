@@ -1,0 +1,157 @@
+"""The records as the API sees them: read from this machine's copy, written to the log.
+
+Promises: reads never need the log; a write returns when this machine's copy shows it (or fails
+after a named deadline, saying so); two writers of one record never overwrite each other unseen:
+the second is told (`Conflict`) and decides again on what the first one wrote.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import NamedTuple, Protocol, TypeVar
+
+import anyio
+import msgspec
+
+from kythera.deploy.refusals import too_big
+from kythera.distribute.log import Entry, Log
+from kythera.model.catalog import Catalog
+from kythera.model.errors import Conflict, StoreUnavailable
+from kythera.model.limits import Limits
+from kythera.model.records import Record, encode
+
+T = TypeVar("T")
+POLL_MS_MIN = 1
+POLL_MS_MAX = 20
+CONFLICTS_MAX = 8
+
+
+class Copied(Protocol):
+    """This machine's copy of the records (`kythera.distribute.copy.Copy`), to read."""
+
+    def applied_seq(self) -> int:
+        """Return the newest sequence that the copy shows."""
+        ...
+
+    def changes_after(self, seq: int) -> list[Entry]:
+        """Return what came after a sequence, newest value of each key, tombstones included."""
+        ...
+
+
+class Change(NamedTuple):
+    """One record to write; None ends it.
+
+    `guard` is the sequence over which it may be written; None means: over what was read last."""
+
+    key: str
+    record: Record | None
+    guard: int | None = None
+
+
+def put(record: Record, guard: int | None = None) -> Change:
+    """Return the change that writes a record."""
+    return Change(record.key(), record, guard)
+
+
+def end(key: str) -> Change:
+    """Return the change that ends a record."""
+    return Change(key, None)
+
+
+class Store:
+    """Reads and writes records. One per process."""
+
+    def __init__(self, log: Log, copy: Copied, limits: Limits) -> None:
+        self._log = log
+        self._copy = copy
+        self._limits = limits
+        self._catalog = Catalog()
+        self._seqs: dict[str, int] = {}
+        self._seen = 0
+        self._locks: dict[str, anyio.Lock] = {}
+
+    def catalog(self) -> Catalog:
+        """Return all records, as of now. Raises StoreUnavailable while there is no copy yet."""
+        if self._copy.applied_seq() < self._seen:
+            # The copy was made anew: what we folded belongs to another history.
+            self._catalog, self._seqs, self._seen = Catalog(), {}, 0
+        for entry in self._copy.changes_after(self._seen):
+            self._catalog.apply(entry.key, entry.value)
+            self._seqs[entry.key] = 0 if entry.value is None else entry.seq
+            self._seen = max(self._seen, entry.seq)
+        return self._catalog
+
+    def guard_of(self, key: str) -> int:
+        """Return the sequence at which `catalog` last showed a record; 0 when there is none."""
+        return self._seqs.get(key, 0)
+
+    async def usable(self) -> None:
+        """Raise StoreUnavailable unless both the log and the copy can be used now."""
+        self._copy.applied_seq()
+        await self._log.last_seq()
+
+    async def write(self, changes: Iterable[Change]) -> None:
+        """Write records in order, each over the value that `catalog` last showed of it.
+
+        The first is the guard: put the record there that a concurrent writer would write too.
+        All are checked against the size limit before the first is written."""
+        encoded = [(change, self._encoded(change)) for change in changes]
+        seq = 0
+        for change, value in encoded:
+            guard = self.guard_of(change.key) if change.guard is None else change.guard
+            seq = await self._log.append(change.key, value, expected_seq=guard)
+        await self.caught_up(seq)
+
+    def _encoded(self, change: Change) -> bytes | None:
+        if change.record is None:
+            return None
+        value = encode(change.record)
+        if len(value) > self._limits.record_bytes_max:
+            raise too_big(
+                f"The {change.record.kind}'s settings take {len(value):,} bytes;"
+                f" {self._limits.record_bytes_max:,} are allowed.",
+                remedy="Move large texts from variables into modules or assets.",
+            )
+        return value
+
+    def check_size(self, record: Record) -> None:
+        """Refuse a record that is too large to be written."""
+        self._encoded(put(record))
+
+    async def caught_up(self, seq: int) -> None:
+        """Wait until this machine's copy shows everything up to `seq`."""
+        pause_ms = float(POLL_MS_MIN)
+        with anyio.move_on_after(self._limits.read_your_writes_ms / 1000):
+            while self._copy.applied_seq() < seq:
+                await anyio.sleep(pause_ms / 1000)
+                pause_ms = min(pause_ms * 1.5, POLL_MS_MAX)
+            return
+        raise StoreUnavailable(
+            f"It was written (record {seq}), but this machine's copy did not show it within"
+            f" {self._limits.read_your_writes_ms} ms; it takes effect as soon as it does."
+        )
+
+    @asynccontextmanager
+    async def exclusive(self, scope: str) -> AsyncIterator[None]:
+        """Hold the turn of changing one thing; others of this process wait."""
+        lock = self._locks.setdefault(scope, anyio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if lock.statistics().tasks_waiting == 0 and not lock.locked():
+                self._locks.pop(scope, None)
+
+    async def settled(self, scope: str, change: Callable[[], Awaitable[T]]) -> T:
+        """Run a read-decide-write to its end; when another process wrote first, run it again."""
+        async with self.exclusive(scope):
+            for _ in range(CONFLICTS_MAX):
+                try:
+                    return await change()
+                except Conflict:
+                    await self.caught_up(await self._log.last_seq())
+        raise Conflict(f"{scope} is being changed by others all the time.")
+
+
+def replaced(record: Record, **fields: object) -> Change:
+    """Return the change that rewrites some fields of a record."""
+    return put(msgspec.structs.replace(record, **fields))

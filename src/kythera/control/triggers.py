@@ -1,0 +1,172 @@
+"""Routes, custom domains, schedules, and the zones that clients believe in."""
+
+from functools import partial
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kythera.control.bodies import json_body, object_body
+from kythera.control.envelope import listed, success
+from kythera.control.identity import account_view
+from kythera.control.services import Services, services_of
+from kythera.control.store import Change, put
+from kythera.control.workers import worker_of
+from kythera.deploy import triggers
+from kythera.deploy.documents import as_flag
+from kythera.deploy.refusals import invalid
+from kythera.model.catalog import Catalog
+from kythera.model.errors import Refusal
+from kythera.model.names import is_hostname
+from kythera.model.records import Domains, Route, Routes
+from kythera.route.patterns import PatternError, parse_pattern
+
+DOMAIN_ABSENT = 100114
+
+
+def check_pattern(pattern: str) -> None:
+    """Refuse what is not a route pattern, in the words of whoever will serve it."""
+    try:
+        parse_pattern(pattern)
+    except PatternError as error:
+        raise invalid(str(error)) from None
+
+
+def _all_routes(catalog: Catalog, account: str) -> list[Routes]:
+    return [catalog.routes(account, w.name) for w in catalog.workers(account)]
+
+
+def _all_domains(catalog: Catalog, account: str) -> list[Domains]:
+    return [catalog.domains(account, w.name) for w in catalog.workers(account)]
+
+
+async def zones(request: Request) -> Response:
+    """GET /zones?name=: every hostname is said to be a zone of its own."""
+    services = services_of(request)
+    name = request.query_params.get("name", "").lower().removesuffix(".")
+    found = [triggers.zone(name, account_view(services))] if is_hostname(name) else []
+    return listed(request, found)
+
+
+async def zone_routes(request: Request) -> Response:
+    """GET /zones/{zone}/workers/routes: all routes of the platform, whatever the zone."""
+    services = services_of(request)
+    found = [
+        {"id": route.id, "pattern": route.pattern, "script": routes.worker}
+        for routes in _all_routes(services.store.catalog(), services.account)
+        for route in routes.routes
+    ]
+    return listed(request, found)
+
+
+async def worker_routes(request: Request) -> Response:
+    """GET scripts/{name}/routes."""
+    services, worker, _ = worker_of(request)
+    found = services.store.catalog().routes(services.account, worker.name).routes
+    return listed(request, [_route_view(route, worker.name) for route in found])
+
+
+def _route_view(route: Route, worker: str) -> dict[str, Any]:
+    return {"id": route.id, "pattern": route.pattern, "script": worker, "zone": route.zone_name}
+
+
+async def put_routes(request: Request) -> Response:
+    """PUT scripts/{name}/routes: replace all routes of a worker."""
+    services, worker, _ = worker_of(request)
+    document = await json_body(request, services.platform.limits.json_body_bytes_max)
+    wanted = triggers.read_routes(document, check_pattern)
+
+    async def change() -> None:
+        worker_of(request)
+        catalog = services.store.catalog()
+        others = _all_routes(catalog, services.account)
+        triggers.refuse_taken_patterns(wanted, worker.name, others)
+        current = catalog.routes(services.account, worker.name)
+        if current.routes != wanted:
+            await services.store.write([put(msgspec.structs.replace(current, routes=wanted))])
+
+    await services.store.settled("routes", change)
+    return success([_route_view(route, worker.name) for route in wanted])
+
+
+async def changeset(request: Request) -> Response:
+    """POST scripts/{name}/domains/changeset: what would setting these domains change?"""
+    services, worker, _ = worker_of(request)
+    document = await json_body(request, services.platform.limits.json_body_bytes_max)
+    wanted = triggers.read_changeset(document)
+    catalog = services.store.catalog()
+    held = triggers.holders(wanted, worker.name, _all_domains(catalog, services.account))
+    current = catalog.domains(services.account, worker.name).hostnames
+    return success(triggers.changeset(wanted, current, held))
+
+
+async def put_domains(request: Request) -> Response:
+    """PUT scripts/{name}/domains/records: replace all custom domains of a worker."""
+    services, worker, _ = worker_of(request)
+    document = await object_body(request, services.platform.limits.json_body_bytes_max)
+    wanted = triggers.read_domains(document)
+    take_over = as_flag(document.get("override_existing_origin", False), "override")
+
+    async def change() -> None:
+        worker_of(request)
+        await services.store.write(_moved(services, worker.name, wanted, take_over=take_over))
+
+    await services.store.settled("domains", partial(change))
+    return success([triggers.domain_view(name, worker.name) for name in wanted])
+
+
+def _moved(
+    services: Services, worker: str, wanted: tuple[str, ...], *, take_over: bool
+) -> list[Change]:
+    """Return what gives a worker its hostnames, and takes them from whoever had them."""
+    catalog = services.store.catalog()
+    everybody = _all_domains(catalog, services.account)
+    held = triggers.holders(wanted, worker, everybody)
+    if not take_over:
+        triggers.refuse_held(held)
+    changes = []
+    for domains in everybody:
+        left = tuple(h for h in domains.hostnames if h not in wanted)
+        hostnames = wanted if domains.worker == worker else left
+        if hostnames != domains.hostnames:
+            changes.append(put(msgspec.structs.replace(domains, hostnames=hostnames)))
+    return changes
+
+
+def _domains(services: Services) -> list[dict[str, Any]]:
+    found = _all_domains(services.store.catalog(), services.account)
+    return [triggers.domain_view(name, one.worker) for one in found for name in one.hostnames]
+
+
+async def domains(request: Request) -> Response:
+    """GET workers/domains or workers/domains/records: all custom domains, or some."""
+    wanted = {
+        key: request.query_params[key]
+        for key in ("hostname", "service")
+        if key in request.query_params
+    }
+    found = _domains(services_of(request))
+    return listed(request, [one for one in found if wanted.items() <= one.items()])
+
+
+async def domain(request: Request) -> Response:
+    """GET workers/domains/records/{id}."""
+    for found in _domains(services_of(request)):
+        if found["id"] == request.path_params["domain"]:
+            return success(found)
+    raise Refusal(DOMAIN_ABSENT, "There is no such custom domain.", status=404)
+
+
+async def schedules(request: Request) -> Response:
+    """GET scripts/{name}/schedules."""
+    worker_of(request)
+    return success({"schedules": []})
+
+
+async def put_schedules(request: Request) -> Response:
+    """PUT scripts/{name}/schedules: an empty list is fine, any other is refused."""
+    services, _, _ = worker_of(request)
+    document = await json_body(request, services.platform.limits.json_body_bytes_max)
+    triggers.refuse_schedules(document)
+    return success({"schedules": []})

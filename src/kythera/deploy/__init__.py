@@ -1,0 +1,1 @@
+"""Hand over code and content: bundles, versions, deployments, secrets at rest."""

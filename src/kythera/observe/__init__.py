@@ -1,0 +1,1 @@
+"""What happened inside a worker, for those who may ask: tails."""
