@@ -183,12 +183,11 @@ def install_debian(wanted: Packages) -> None:
 
 
 def venv_package(python: str) -> Packages:
-    """Return the Debian package without which `python -m venv` cannot work, if it is missing."""
-    probe = "import ensurepip, venv"
-    good = subprocess.run([python, "-c", probe], capture_output=True, check=False).returncode == 0
-    if good:
-        return {}
-    return {"python3-venv": ("/usr/share/doc/python3-venv", "Python's virtual environments")}
+    """Return the Debian package that `python -m venv` needs, beside the file that tells of it."""
+    probe = "import sysconfig; print(sysconfig.get_path('stdlib'))"
+    asked = subprocess.run([python, "-c", probe], stdout=subprocess.PIPE, timeout=30, check=True)
+    sign = f"{asked.stdout.decode().strip()}/ensurepip/__init__.py"
+    return {"python3-venv": (sign, "Python's virtual environments")}
 
 
 def install_python(python: str, requirements: list[str], stamp_name: str) -> None:
