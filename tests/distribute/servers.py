@@ -16,16 +16,22 @@ from kythera.model.limits import Limits
 class Server:
     """One state folder's nats-server; `address` follows its last start."""
 
-    def __init__(self, state: Path, limits: Limits) -> None:
+    def __init__(self, state: Path, limits: Limits, *, lazy: bool = False) -> None:
         self.layout = Layout(state)
         self.address = LogAddress(url="", user="", password="")
         self._limits = limits
+        self._lazy = lazy
+        """Sync now and then: for tests that need many records and not their durability."""
         self._running = AsyncExitStack()
         self._child: Child | None = None
 
     async def start(self) -> None:
         """Start it as the agent does. It may not listen yet when this returns."""
         argv, self.address = prepare(self.layout, self._limits)
+        if self._lazy:
+            config = Path(argv[-1])
+            text = config.read_text().replace("sync_interval: always", 'sync_interval: "1m"')
+            config.write_text(text)
         self._child = await self._running.enter_async_context(child(argv))
 
     async def kill(self) -> None:
@@ -43,9 +49,9 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(state: Path, limits: Limits) -> AsyncIterator[Server]:
+async def serving(state: Path, limits: Limits, *, lazy: bool = False) -> AsyncIterator[Server]:
     """Run a nats-server for the length of the block."""
-    server = Server(state, limits)
+    server = Server(state, limits, lazy=lazy)
     try:
         await server.start()
         yield server

@@ -141,33 +141,46 @@ async def test_a_stream_that_breaks_leaves_nothing(blobs: Blobs) -> None:
     assert files_below(blobs.root) == []
 
 
-WRITER = """
-import sys
+KILLED = """
+import os, signal, sys
 from pathlib import Path
-from kythera.distribute.blobs import Blobs
+from kythera.distribute import blobs as module
 
-draft = Blobs(Path(sys.argv[1])).draft()
-draft.write(b"hel")
-print("written", flush=True)
-sys.stdin.read() if sys.argv[2] == "wait" else None
-import signal, os
-os.kill(os.getpid(), signal.SIGKILL)
+def die(*arguments, **named):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+kept = module.Blobs(Path(sys.argv[1]))
+place, name = {
+    "write": (os, "write"),
+    "utime": (os, "utime"),
+    "sync": (os, "fsync"),
+    "rename": (Path, "rename"),
+    "sync of the folder": (module, "sync_directory"),
+}[sys.argv[2]]
+setattr(place, name, die)
+kept.put(b"hello")
 """
 
 
 @pytest.mark.real
 @pytest.mark.anyio
-async def test_what_a_killed_writer_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
-    """Kill -9 in the middle of a blob: no blob, and nothing left after the next start."""
+@pytest.mark.parametrize("step", ["write", "utime", "sync", "rename", "sync of the folder"])
+async def test_a_writer_killed_before_a_step_leaves_all_or_nothing(
+    tmp_path: Path, step: str
+) -> None:
+    """Kill -9 before each step: the blob is whole or absent, and the next start tidies up."""
     root = tmp_path / "blobs"
-    argv = [sys.executable, "-c", WRITER, str(root), "now"]
+    argv = [sys.executable, "-c", KILLED, str(root), step]
     with anyio.fail_after(20):
         async with child(argv, env={**os.environ, "PYTHONPATH": "src"}) as writer:
             assert await writer.wait() == -9
     assert len(files_below(root)) == 1
     blobs = Blobs(root)
-    assert files_below(root) == []
-    assert not blobs.has(HELLO)
+    there = step == "sync of the folder"
+    assert blobs.has(HELLO) == there
+    assert files_below(root) == ([blobs.path(HELLO)] if there else [])
+    assert blobs.put(b"hello") == HELLO
+    assert blobs.read(HELLO) == b"hello"
 
 
 def test_what_a_living_writer_holds_is_left_alone(tmp_path: Path) -> None:

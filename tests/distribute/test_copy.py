@@ -6,6 +6,7 @@ processes; damage is written into the file by hand.
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,6 +145,40 @@ async def test_a_reader_in_another_process_sees_new_batches(tmp_path: Path, earl
             output = await reader.read_output()
             assert await reader.wait() == 0, output.stderr.decode()
     assert output.stdout.decode().splitlines()[-1] == "saw (2, b'2') 2"
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from kythera.distribute.copy import Copy
+from kythera.distribute.log import Entry
+
+copy = Copy(Path(sys.argv[1]))
+for seq in range(1, 1_000_000, 3):
+    copy.apply([Entry(n, f"k{n % 7}", b"%d" % n) for n in range(seq, seq + 3)])
+    print(seq, flush=True)
+"""
+
+
+@pytest.mark.real
+@pytest.mark.anyio
+async def test_a_writer_killed_in_a_batch_leaves_whole_batches(tmp_path: Path) -> None:
+    """Kill -9 while batches of three are applied: a whole number of them is there, unmixed."""
+    path = tmp_path / "copy"
+    argv = [sys.executable, "-c", WRITER, str(path)]
+    for _ in range(3):
+        with anyio.fail_after(20):
+            async with child(argv, env={**os.environ, "PYTHONPATH": "src"}) as writer:
+                assert writer.stdout is not None
+                await anyio.wait_readable(writer.stdout)
+                os.kill(writer.pid, signal.SIGKILL)
+                await writer.wait()
+        with Copy(path) as copy:
+            done = copy.applied_seq()
+            assert done > 0
+            assert done % 3 == 0
+            expected = [Entry(n, f"k{n % 7}", b"%d" % n) for n in range(max(1, done - 6), done + 1)]
+            assert copy.changes_after(0) == expected
 
 
 @pytest.mark.anyio

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 from kythera.distribute.address import LogAddress, read_log_address, write_address
 from kythera.distribute.jetstream import JetStreamLog, open_log
@@ -260,3 +261,24 @@ async def test_an_address_file_is_read_back_and_private(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(StoreUnavailable):
         await read_log_address(path, within_ms=50)
+
+
+async def test_what_happens_to_the_connection_is_told_as_events(
+    server: Server, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A kill and a return: named events with their reasons, and not a stray word."""
+    follower = Follower()
+    with capture_logs() as events:
+        async with open_log(server.layout.log_address, LIMITS) as log:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(follower.follow, log)
+                await follower.reached(await log.append("worker.a.w", b"1"))
+                await server.kill()
+                await server.start()
+                await follower.reached(await log.append("worker.a.w", b"2"))
+                tasks.cancel_scope.cancel()
+    told = [event["event"] for event in events if event["log_level"] != "debug"]
+    assert told.count("log_connected") == 2
+    assert told.count("log_connection_lost") == 1
+    assert "log_feed_reopened" in told
+    assert capfd.readouterr().out == ""

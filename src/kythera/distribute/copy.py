@@ -165,7 +165,8 @@ class Copy:
                 return found
             for _, key in cursor.iternext():
                 row = transaction.get(key, db=self._records)
-                found.append(decode_row(key.decode(), row or b"", self.path))
+                name = key.decode(errors="replace")  # a damaged key fails its row's checksum
+                found.append(decode_row(name, row or b"", self.path))
         return found
 
     def apply(self, entries: Sequence[Entry]) -> list[Entry]:
