@@ -41,8 +41,11 @@ def deploy(
     tag: str | None,
     dry_run: bool,
 ) -> None:
-    """Put the project at PATH into service: a folder with a wrangler.jsonc/json/toml, or one
-    .js/.ts file. esbuild bundles; secrets set before stay."""
+    """Put a project, or one .js/.ts file, into service.
+
+    A project is a folder with a wrangler.jsonc, .json or .toml. esbuild bundles it; secrets set
+    before stay.
+    """
     wanted = project.read(path, environment=environment, name=name)
     wanted = replace(wanted, vars={**wanted.vars, **parse_vars(pairs)})
     modules = bundle.bundle(wanted) if wanted.main else None

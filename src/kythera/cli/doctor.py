@@ -18,7 +18,7 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 @click.command()
 @with_here
 def doctor(here: Here) -> int:
-    """Check this machine and the platform of --state. Exit code 1 when something does not work."""
+    """Check this machine and the running platform. Exit code 1 when something does not work."""
     found = anyio.run(examine, here.layout)
     here.show([asdict(verdict) for verdict in found], report(found))
     return 1 if any(verdict.level == "fail" for verdict in found) else 0

@@ -18,7 +18,7 @@ CHUNK = 1 << 16
 @click.command()
 @with_here
 def status(here: Here) -> None:
-    """Show machines and cells (one for each live version) as they are now."""
+    """Show machines and cells as they are now. A cell runs one version of one worker."""
     document = read_status(here.layout)
     here.show(document, text(document))
 

@@ -31,7 +31,7 @@ EVENT_BYTES_MAX = 4 * 1024 * 1024
 @click.option("--sampling-rate", type=click.FloatRange(0, 1), help="1 shows all, 0.01 one in 100.")
 @with_here
 def tail(here: Here, name: str, style: str, **chosen: Any) -> None:
-    """Watch worker NAME: requests, console output, exceptions. Ctrl-C ends it.
+    """Watch a worker's requests, console and exceptions. Ctrl-C ends it.
 
     With --json (or --format json) each event is one line, verbatim.
     """

@@ -111,12 +111,16 @@ def start_example(here: Here) -> None:
     folder = Path(kythera.__file__).parents[2] / "examples" / "hello"
     if not folder.is_dir():
         raise SetupError(f"there is no {folder}.", remedy="Start without --example.")
-    subprocess.Popen(  # it ends by itself, at the latest when this process does
-        [
-            *(sys.executable, "-m", "kythera.cli.example"),
-            *("--state", str(here.layout.state.absolute())),
-            *("--keeper", str(os.getpid()), str(folder)),
-        ],
+    deployer = [
+        *(sys.executable, "-m", "kythera.cli.example"),
+        *("--state", str(here.layout.state.absolute())),
+        *("--keeper", str(os.getpid()), str(folder)),
+    ]
+    # Through a shell that ends at once: the keeper waits only for children that it started itself,
+    # and the deployer, nobody's child, ends with its work or with the keeper.
+    subprocess.run(
+        ["/bin/sh", "-c", '"$@" &', "sh", *deployer],
         stdin=subprocess.DEVNULL,
         stdout=2 if here.json else None,
+        check=True,
     )

@@ -76,7 +76,7 @@ def _deployments(client: Client, name: str) -> list[dict[str, Any]]:
 @click.option("--message", help="Why; kept with the deployment.")
 @with_here
 def rollback(here: Here, name: str, version: str | None, message: str | None) -> None:
-    """Serve an earlier version of worker NAME again.
+    """Serve an earlier version again.
 
     Without VERSION: the newest earlier deployment that served one version alone. VERSION is an
     id, its beginning, or a number as `kythera versions list` shows it.

@@ -40,7 +40,7 @@ def environment(layout: Layout) -> dict[str, str]:
 @click.command()
 @with_here
 def env(here: Here) -> None:
-    """Print the environment that wrangler needs: eval "$(kythera env)"."""
+    """Print the environment that wrangler needs. For a shell: eval "$(kythera env)"."""
     found = environment(here.layout)
     lines = [f"export {name}={shlex.quote(value)}" for name, value in found.items()]
     here.show(found, "\n".join(lines))
@@ -50,7 +50,7 @@ def env(here: Here) -> None:
 @STATE
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def wrangler(state: Path, args: tuple[str, ...]) -> None:
-    """Run wrangler against this platform: kythera wrangler -- deploy
+    """Run wrangler against this platform. For example: kythera wrangler -- deploy
 
     The project's own wrangler is taken, else the one on PATH, else npx fetches one. Its exit
     code is passed on. (--json belongs to wrangler here.)

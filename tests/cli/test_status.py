@@ -1,0 +1,73 @@
+"""The status as a person reads it, and as it comes over the agent's socket."""
+
+import json
+import socket
+import threading
+from typing import Any
+
+from kythera.cli.status import text
+from kythera.ground.layout import Layout
+from tests.cli.conftest import Run
+
+CELL: dict[str, Any] = {
+    "machine": "here",
+    "worker": "hello",
+    "version": "21624ea2-b948-4249-8a4c-aaf244ae2692",
+    "state": "ready",
+    "pids": [12, 13],
+    "private_bytes": 21_400_000,
+    "cpu_seconds": 1.25,
+    "requests": 7,
+}
+IDLE = {**CELL, "worker": "site", "state": "idle", "pids": [], "private_bytes": 0, "requests": 0}
+STATUS: dict[str, Any] = {
+    "machines": [
+        {
+            "name": "here",
+            "state": "ready",
+            "site": "local",
+            "cores": 2,
+            "cpu_share": 0.251,
+            "log": "connected",
+        }
+    ],
+    "cells": [IDLE, CELL],
+}
+GOLDEN = """\
+MACHINE  STATE  SITE   CORES  CPU   LOG
+here     ready  local  2      25 %  connected
+
+WORKER  VERSION   STATE  PROCESSES  PRIVATE MEMORY  CPU    REQUESTS
+hello   21624ea2  ready  2          21.4 MB         1.2 s  7
+site    21624ea2  idle   0          -               1.2 s  0
+"""
+
+
+def test_the_busiest_cell_stands_first() -> None:
+    """Two tables: machines, then cells."""
+    assert text(STATUS) + "\n" == GOLDEN
+
+
+def test_a_platform_without_workers_says_what_to_type() -> None:
+    """No empty table."""
+    assert text({**STATUS, "cells": []}).endswith("Deploy one: kythera deploy [PATH]")
+
+
+def test_the_agents_document_is_passed_on_as_it_came(run: Run, layout: Layout) -> None:
+    """`--json` adds and drops nothing."""
+    layout.run.mkdir(parents=True, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(layout.status_socket))
+        listening.listen()
+
+        def answer_once() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.sendall(json.dumps(STATUS).encode())
+
+        thread = threading.Thread(target=answer_once)
+        thread.start()
+        ran = run("status", "--json")
+        thread.join()
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out) == STATUS
