@@ -14,7 +14,7 @@ from kythera.run.cell import CellName
 from kythera.run.prelude import EXCEPTION_MARKER
 
 CELL = CellName("a", "shop", "v1", 1, observed=False)
-PROCESS = f"{CELL.socket}#1"
+PROCESS = f"{CELL.socket}+1"
 
 
 class Holder:

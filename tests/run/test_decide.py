@@ -28,7 +28,7 @@ def name(version: str, generation: int = 1, *, observed: bool = False) -> CellNa
 
 def process(cell: CellName, number: int = 1) -> str:
     """Return the name of a cell's process."""
-    return f"{cell.socket}#{number}"
+    return f"{cell.socket}+{number}"
 
 
 class Bench:
@@ -245,7 +245,7 @@ def test_the_next_agent_adopts_a_warm_cell_and_starts_nothing() -> None:
     assert [s.server for s in cells.traffic()[KEY].shares] == [cell.server]
 
 
-@pytest.mark.parametrize("socket", ["http", "cell:a:b", "cell:a:b:c:x", "cell:a:b:c:1:2"])
+@pytest.mark.parametrize("socket", ["http", "cell/a/b", "cell/a/b/c/x", "cell/a/b/c/1/2"])
 def test_a_name_that_is_no_cell_is_not_taken_for_one(socket: str) -> None:
     """The keeper holds other sockets too."""
     assert CellName.parse(socket) is None

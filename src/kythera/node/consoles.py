@@ -104,7 +104,7 @@ class Consoles:
     def _log(self, console: Console, line: str) -> None:
         if not console.allow(self._clock.now()):
             return
-        cell = CellName.parse(console.name.partition("#")[0])
+        cell = CellName.parse(console.name)
         if cell is None:
             if not any(mark in line for mark in ENGINE_CHATTER):
                 self._journal.warning("engine", engine=console.name, line=line)

@@ -93,8 +93,8 @@ class Mind:
         if isinstance(event, Ready):
             self._obey(self.cells.process_ready(event.name, now))
             return
-        if event.name.startswith("cell:"):
-            self._journal.info("cell_process_exited", process=event.name, status=event.status)
+        if event.name.startswith("cell/"):
+            self._journal.info("cell_process_exited", cell=event.name, status=event.status)
         self._obey(self.cells.process_exited(event.name, now))
 
     async def watch_sockets(self) -> None:
@@ -185,7 +185,7 @@ class Mind:
                 stop_order=CELL_STOP_ORDER,
             )
         except OUTSIDE_ERRORS as error:
-            self._journal.error("cell_start_failed", process=process, error=str(error))
+            self._journal.error("cell_start_failed", cell=process, error=str(error))
             self._obey(self.cells.process_exited(process, self.clock.monotonic()))
             return
         self.cells.process_started(process, held.pid)

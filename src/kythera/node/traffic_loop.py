@@ -59,14 +59,14 @@ class TrafficLoop:
             traffic,
             failing,
             domain=self._platform.domain,
-            previous=self._front.plan,
+            previous=self._front.saved_plan(),
         )
         return plan, traffic.values()
 
     async def prepare(self) -> EngineOrder:
         """Write HAProxy's files from the present plan; return how to start it."""
         plan, _ = self._plan()
-        await self._front.prepare(plan)
+        self._front.prepare(plan)
         return EngineOrder(self._front.argv(), self._front.env(), SIGUSR1, STOP_ORDER)
 
     def note_exit(self, event: Exited) -> None:

@@ -18,6 +18,14 @@ from kythera.model.errors import KytheraError, Refusal
 from kythera.model.records import Asset
 
 UNTYPED = ("", "application/null")
+TYPED = frozenset(
+    """
+    apng atom avif bmp cjs css csv eot flac gif gz htm html ico ics jpeg jpg js json jsonld m4a map
+    md mjs mov mp3 mp4 oga ogg ogv otf pdf png rss svg tar ttf txt wasm wav webm webmanifest webp
+    woff woff2 xml zip
+    """.split()
+)
+"""Extensions whose type workerd knows, as wrangler does but for cjs and flac: left to it."""
 CONFIG_KEYS = {
     "html_handling": "html_handling",
     "not_found_handling": "not_found_handling",
@@ -100,24 +108,25 @@ def service_config(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def content_types(manifest: Sequence[Asset]) -> dict[str, dict[str, str]]:
-    """Return the uploaded content types, by extension where all agree, else by path.
-
-    The door uses them for names whose type workerd does not know."""
+def content_types(manifest: Sequence[Asset]) -> dict[str, dict[str, str]] | None:
+    """Return the uploaded types of names that workerd cannot guess, or None when there is none:
+    by extension where all agree, else by path."""
     by_extension: dict[str, set[str]] = {}
     for asset in manifest:
         by_extension.setdefault(_extension(asset.path), set()).add(asset.content_type)
+    unknown = {name: types for name, types in by_extension.items() if name not in TYPED}
     extensions = {
         extension: next(iter(types))
-        for extension, types in by_extension.items()
+        for extension, types in unknown.items()
         if len(types) == 1 and not types.intersection(UNTYPED)
     }
     paths = {
         asset.path: asset.content_type
         for asset in manifest
-        if _extension(asset.path) not in extensions and asset.content_type not in UNTYPED
+        if _extension(asset.path) in unknown.keys() - extensions.keys()
+        and asset.content_type not in UNTYPED
     }
-    return {"extensions": extensions, "paths": paths}
+    return {"extensions": extensions, "paths": paths} if extensions or paths else None
 
 
 def _extension(path: str) -> str:

@@ -14,6 +14,8 @@ from typing import Literal
 WorkerKey = tuple[str, str]
 """(account id, worker name)"""
 
+PROCESS_MARK = "+"
+"""Between a socket's name and the number of a process on it."""
 ProcessState = Literal["starting", "ready", "stopping"]
 CellState = Literal["idle", "starting", "ready", "draining", "failed"]
 
@@ -36,7 +38,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class CellName:
-    """What a cell is called: `cell:<account>:<worker>:<version>:<generation>[o]`."""
+    """What a cell is called: `cell/<account>/<worker>/<version>/<generation>[o]`."""
 
     account: str
     worker: str
@@ -49,7 +51,7 @@ class CellName:
         """The keeper's name of the listening socket."""
         mark = "o" if self.observed else ""
         generation = f"{self.generation}{mark}"
-        return f"cell:{self.account}:{self.worker}:{self.version_id}:{generation}"
+        return f"cell/{self.account}/{self.worker}/{self.version_id}/{generation}"
 
     @property
     def server(self) -> str:
@@ -63,8 +65,8 @@ class CellName:
 
     @classmethod
     def parse(cls, socket: str) -> "CellName | None":
-        """Read a socket's name back; None when it is not a cell's."""
-        parts = socket.split(":")
+        """Read a socket's or process's name back; None when it is not a cell's."""
+        parts = socket.partition(PROCESS_MARK)[0].split("/")
         if len(parts) != 5 or parts[0] != "cell":
             return None
         _, account, worker, version_id, generation = parts

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping
 from kythera.model.limits import Limits
 from kythera.model.traffic import Share, Traffic
 from kythera.run.cell import (
+    PROCESS_MARK,
     Cell,
     CellName,
     CloseSocket,
@@ -227,7 +228,7 @@ class WorkerCells:
         if not cell.opened or cell.closing or now < cell.retry_at:
             return
         cell.processes_made += 1
-        name = f"{cell.name.socket}#{cell.processes_made}"
+        name = f"{cell.name.socket}{PROCESS_MARK}{cell.processes_made}"
         cell.processes[name] = Process(name=name, started_at=now)
         self._orders.append(Start(cell.name, name))
 
@@ -324,8 +325,8 @@ class Cells:
             self._adopt_process(process_name, pid, ready, now)
 
     def _adopt_process(self, process_name: str, pid: int, ready: bool, now: float) -> None:
-        socket, _, number = process_name.partition("#")
-        name = CellName.parse(socket)
+        _, _, number = process_name.partition(PROCESS_MARK)
+        name = CellName.parse(process_name)
         cell = self.find(name) if name is not None else None
         if cell is None:
             return
@@ -400,7 +401,7 @@ class Cells:
         return self._settle(worker, now)
 
     def _process(self, process_name: str) -> tuple[Cell | None, Process | None]:
-        name = CellName.parse(process_name.partition("#")[0])
+        name = CellName.parse(process_name)
         cell = self.find(name) if name is not None else None
         return cell, cell.processes.get(process_name) if cell else None
 

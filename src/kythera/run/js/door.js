@@ -2,6 +2,7 @@
 // uploader chose for names it cannot guess. Everything else passes through untouched, streams and
 // WebSockets too. Memory stays flat: a range is cut from the stream as it flows by.
 const ASSET_ETAG = /^"[0-9a-f]+-[0-9a-f]+-[0-9a-f]+"$/;
+const BUFFER_BYTES = 65536;
 const RANGE = /^bytes=(\d*)-(\d*)$/;
 
 // The one range asked for, as [first, end) within `length` bytes; `null`: not satisfiable;
@@ -36,28 +37,36 @@ function mayCut(request, response) {
     condition === response.headers.get('last-modified');
 }
 
-async function copy(body, writable, first, end) {
-  const reader = body.getReader();
+// Passes `body` on from `first` to `end`, through one buffer: a stream of fresh ones would be a
+// flood of garbage. What reaches to the end of the body is left to workerd's own pump.
+async function copy(body, writable, [first, end], length) {
+  const reader = body.getReader({ mode: 'byob' });
   const writer = writable.getWriter();
-  let at = 0;
+  let buffer = new ArrayBuffer(BUFFER_BYTES);
   try {
-    while (at < end) {
-      const { done, value } = await reader.read();
+    for (let at = 0; at < end && !(at === first && end === length);) {
+      const wanted = Math.min(BUFFER_BYTES, (at < first ? first : end) - at);
+      const { done, value } = await reader.read(new Uint8Array(buffer, 0, wanted));
       if (done) {
         break;
       }
-      const from = Math.max(0, first - at);
-      const to = Math.min(value.byteLength, end - at);
-      at += value.byteLength;
-      if (from < to) {
-        await writer.write(value.subarray(from, to));
+      if (at >= first) {
+        await writer.write(value);
       }
+      at += value.byteLength;
+      buffer = value.buffer;
     }
-    await writer.close();
+    if (end === length) {
+      reader.releaseLock();
+      writer.releaseLock();
+      await body.pipeTo(writable);
+    } else {
+      await writer.close();
+      await reader.cancel();
+    }
   } catch (error) {
-    await writer.abort(error).catch(() => {});
-  } finally {
-    await reader.cancel().catch(() => {});
+    // Whoever asked has gone, or the file could not be read: neither leaves anybody to tell.
+    await Promise.allSettled([reader.cancel(error), writer.abort(error)]);
   }
 }
 
@@ -84,7 +93,7 @@ function cut(request, response, ctx) {
   headers.set('content-range', `bytes ${first}-${end - 1}/${length}`);
   headers.set('accept-ranges', 'bytes');
   const { readable, writable } = new FixedLengthStream(end - first);
-  ctx.waitUntil(copy(response.body, writable, first, end));
+  ctx.waitUntil(copy(response.body, writable, range, length));
   return new Response(readable, { status: 206, headers });
 }
 
@@ -99,19 +108,22 @@ function typeFor(request, response, types) {
   return types.paths[path] ?? types.extensions[dot < 0 ? '' : name.slice(dot + 1).toLowerCase()];
 }
 
+async function ask(request, env, ctx) {
+  let response = await env.NEXT.fetch(request);
+  const type = env.TYPES === null ? undefined : typeFor(request, response, env.TYPES);
+  if (type !== undefined) {
+    response = new Response(response.body, response);
+    response.headers.set('content-type', type);
+  }
+  if (request.method === 'GET' && request.headers.has('range') && mayCut(request, response)) {
+    return cut(request, response, ctx);
+  }
+  return response;
+}
+
 export default {
-  async fetch(request, env, ctx) {
-    let response = await env.NEXT.fetch(request);
-    if (env.TYPES !== null) {
-      const type = typeFor(request, response, env.TYPES);
-      if (type !== undefined) {
-        response = new Response(response.body, response);
-        response.headers.set('content-type', type);
-      }
-    }
-    if (request.method === 'GET' && request.headers.has('range') && mayCut(request, response)) {
-      return cut(request, response, ctx);
-    }
-    return response;
+  fetch(request, env, ctx) {
+    const untouched = env.TYPES === null && !request.headers.has('range');
+    return untouched ? env.NEXT.fetch(request) : ask(request, env, ctx);
   },
 };

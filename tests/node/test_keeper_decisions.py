@@ -1,0 +1,120 @@
+"""The keeper's few decisions, without a process: back-off, deadlines, banner, options."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kythera.ground.chance import SeededChance
+from kythera.ground.layout import Layout
+from kythera.model.errors import SetupError
+from kythera.model.limits import Limits
+from kythera.model.platform import Platform
+from kythera.node.keeper_banner import banner, our_command, ready_event
+from kythera.node.keeper_programs import LIVED_S, next_pause_ms
+from kythera.node.keeper_stop import deadlines
+from kythera.node.up_options import UpOptions, check, prepare_folders, prepare_secrets
+
+PLATFORM = Platform(account_id="a" * 32, machine="m", http="0.0.0.0:80", api="127.0.0.1:8787")
+
+
+@given(st.lists(st.floats(0, 60), max_size=30))
+def test_pauses_double_up_to_a_limit_and_begin_anew(lives: list[float]) -> None:
+    """Goal: a program that keeps failing costs little. Method: any lives, one after the other."""
+    limits = Limits(child_backoff_ms_min=100, child_backoff_ms_max=5_000)
+    pause = 0
+    for lived_s in lives:
+        before, pause = pause, next_pause_ms(pause, lived_s, limits)
+        if before == 0 or lived_s >= LIVED_S:
+            assert pause == 100
+        else:
+            assert pause == min(before * 2, 5_000)
+
+
+@given(st.lists(st.integers(-20, 100), min_size=1), st.integers(1, 60_000))
+def test_every_order_has_its_part_of_the_deadline(orders: list[int], stop_ms: int) -> None:
+    """Goal: all is over within stop_ms. Method: any orders, any limit."""
+    due = deadlines(orders, stop_ms)
+    assert set(due) == set(orders)
+    moments = [due[order] for order in sorted(due)]
+    assert moments == sorted(moments)
+    assert 0 < moments[0]
+    assert moments[-1] < stop_ms / 1000
+
+
+def test_the_ready_event_has_addresses_that_work_here() -> None:
+    """Goal: scripts can use what it says. Method: a door on all addresses; then one with TLS."""
+    assert ready_event(PLATFORM, 7) == {
+        "event": "ready",
+        "http": "http://127.0.0.1:80",
+        "api": "http://127.0.0.1:8787/client/v4",
+        "account_id": "a" * 32,
+        "domain": "localhost",
+        "pid": 7,
+    }
+    with_tls = Platform(account_id="a", machine="m", https="[::]:8443")
+    assert ready_event(with_tls, 7)["https"] == "https://[::1]:8443"
+    json.dumps(ready_event(with_tls, 7))
+
+
+def test_the_banner_says_what_a_newcomer_needs() -> None:
+    """Goal: example, API, the line to type, how to stop. Method: read it."""
+    text = banner(PLATFORM, Path("my state"), "kythera", {"example": "http://hello.localhost"})
+    assert "http://hello.localhost" in text
+    assert "http://127.0.0.1:8787/client/v4" in text
+    assert "kythera wrangler --state 'my state' -- deploy" in text
+    assert "http://<worker>.localhost\n" in text
+    assert "Ctrl-C" in text
+    assert "Example" not in banner(PLATFORM, Path("s"), "kythera", {})
+
+
+def test_the_command_in_the_banner_can_be_typed_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: copy, paste, works. Method: on PATH, beside it, and started as a module."""
+    command = tmp_path / "kythera"
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", "")
+    assert our_command(str(command)) == str(command)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert our_command(str(command)) == "kythera"
+    assert our_command("x/__main__.py").endswith(" -m kythera")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"http": "8080"}, "HOST:PORT"),
+        ({"domain": "Not a name"}, "hostname"),
+        ({"https": "127.0.0.1:0"}, "--tls-certificates"),
+        ({"tls_certificates": "no-such-file"}, "no certificate"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(change: dict[str, str], text: str) -> None:
+    """Goal: said before anything starts. Method: one wrong option at a time."""
+    with pytest.raises(SetupError, match=text):
+        check(UpOptions(state=Path("s"), **change))  # type: ignore[arg-type]
+
+
+def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """Goal: the operator knows which folder. Method: a file where a folder must be."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SetupError, match=r"file/state.*--state DIR"):
+        prepare_folders(Layout(tmp_path / "file" / "state"))
+
+
+def test_secrets_are_made_once_and_for_the_owner_alone(tmp_path: Path) -> None:
+    """Goal: a restart changes no token and no key. Method: prepare twice."""
+    layout = Layout(tmp_path / "state")
+    prepare_folders(layout)
+    prepare_secrets(layout, SeededChance(1))
+    first = layout.token.read_bytes(), layout.secrets_key.read_bytes()
+    prepare_secrets(layout, SeededChance(2))
+    assert (layout.token.read_bytes(), layout.secrets_key.read_bytes()) == first
+    for path in (layout.token, layout.secrets_key):
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert layout.state.stat().st_mode & 0o777 == 0o700
+    assert len(first[0]) == 40
