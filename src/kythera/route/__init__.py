@@ -1,0 +1,1 @@
+"""A request finds a worker and one of its cells: HAProxy's plan, files and sockets."""

@@ -1,0 +1,286 @@
+"""The front door's driver: makes HAProxy do what a plan says, and reads what it counts.
+
+Order of work, so that a crash at any point heals at the next `apply`: the mark is taken away, the
+files are written (a fresh HAProxy or a reload does the plan), the runtime socket is told the
+difference (or the master to reload), the mark is set. Without the mark, or when HAProxy is not
+the process that the mark names, the socket is not trusted and `apply` reloads.
+
+`apply` never waits for a cell to drain: a removed cell takes no new request from then on, and is
+deleted by a later `apply` or `loads`, when its last connection is gone. Old processes that drain
+after a reload are told the same changes, for they still serve their clients.
+"""
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import msgspec
+from msgspec import Struct
+
+from kythera.ground.files import write_atomically
+from kythera.model.errors import KytheraError, SetupError
+from kythera.route.changes import (
+    Change,
+    Reload,
+    Replace,
+    Retire,
+    Say,
+    changes,
+    payloads,
+    without_traffic,
+)
+from kythera.route.loads import Load, Tally
+from kythera.route.plan import FrontPlan, decode_plan, encode_plan
+from kythera.route.render import CONFIG, HTTP_ENV, HTTPS_ENV, FrontOptions, render_front
+from kythera.route.runtime import (
+    SHOW_SERVERS,
+    FrontSilent,
+    ServerRow,
+    ask_once,
+    conversation,
+    parse_info,
+    parse_servers,
+    processes,
+)
+
+PLAN = "plan.json"
+MARK = "applied.json"
+RELOAD_S = 20.0
+START_S = 15.0
+POLL_S = 0.01
+FINE_ANSWERS = ("", "New server registered.")
+HAPROXY_PLACES = "/usr/local/sbin:/usr/sbin:/sbin"
+"""Where HAProxy may be although an ordinary user's PATH does not say so."""
+
+
+class FrontRefused(KytheraError):
+    """HAProxy refused a command, or the configuration."""
+
+
+class Mark(Struct, frozen=True, kw_only=True):
+    """Says that HAProxy does what plan.json says."""
+
+    plan: str
+    """SHA-256 of plan.json."""
+    pid: int | None
+    """The process that was told; None: whoever starts next reads the files."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What `apply` did, for the log."""
+
+    sentence: str
+    reloaded: bool
+
+
+class Front:
+    """HAProxy, as one machine's agent drives it. It is started by the keeper, not here."""
+
+    def __init__(
+        self,
+        directory: Path,
+        runtime_socket: Path,
+        master_socket: Path,
+        options: FrontOptions | None = None,
+    ) -> None:
+        self.options = options or FrontOptions()
+        self._directory = directory
+        self._runtime_socket = runtime_socket
+        self._master_socket = master_socket
+        self._written: dict[str, bytes] = {}
+        """What the files held when we wrote them, so that equal ones are left alone."""
+        self._plan: FrontPlan | None = None
+        self._tally = Tally()
+        self._rows: dict[int, list[ServerRow]] = {}
+        self._one_at_a_time = anyio.Lock()
+
+    def argv(self) -> list[str]:
+        """Return the command line; raises SetupError when HAProxy is not installed."""
+        name = self.options.haproxy
+        program = shutil.which(name) or shutil.which(name, path=HAPROXY_PLACES)
+        if program is None:
+            raise SetupError(
+                f"there is no {name} on this machine.",
+                remedy="Install it, for example: sudo apt-get install haproxy",
+            )
+        master = f"{self._master_socket},mode,600"
+        return [program, "-W", "-S", master, "-C", str(self._directory), "-f", CONFIG]
+
+    def env(self) -> dict[str, str]:
+        """Return the environment; the keeper replaces `{socket:NAME}` by a descriptor."""
+        doors = {HTTP_ENV: "{socket:http}"}
+        if self.options.tls_certificates:
+            doors[HTTPS_ENV] = "{socket:https}"
+        return doors
+
+    def saved_plan(self) -> FrontPlan | None:
+        """Return the plan of the last `prepare` or `apply`, or None."""
+        if self._plan is None:
+            with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
+                self._plan = decode_plan((self._directory / PLAN).read_bytes())
+        return self._plan
+
+    def prepare(self, plan: FrontPlan) -> None:
+        """Write all files, before HAProxy is started: it comes up doing the plan."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._written.clear()
+        self._write_files(plan)
+        self._write_mark(plan, None)
+
+    async def ready(self, deadline_s: float = START_S) -> int:
+        """Wait until HAProxy serves; return its newest process. Raises FrontSilent."""
+        with anyio.move_on_after(deadline_s):
+            while True:
+                with contextlib.suppress(FrontSilent):
+                    return await self._newest_pid()
+                await anyio.sleep(POLL_S)
+        raise FrontSilent(f"HAProxy did not start within {deadline_s:g} s.")
+
+    async def apply(self, plan: FrontPlan) -> Applied:
+        """Make HAProxy do `plan`. Raises FrontSilent or FrontRefused; then call again later."""
+        async with self._one_at_a_time:
+            before = self.saved_plan()
+            pid = await self._newest_pid()
+            way: list[Change] | Reload = Reload("it is not known what HAProxy was told last")
+            if before is not None and self._trusted(before, pid):
+                if plan == before:
+                    return Applied("The front door is as planned.", reloaded=False)
+                way = changes(before, plan)
+            (self._directory / MARK).unlink(missing_ok=True)
+            await anyio.to_thread.run_sync(self._write_files, plan)
+            applied, pid = await self._go(way, pid)
+            await anyio.to_thread.run_sync(self._write_mark, plan, pid)
+        with contextlib.suppress(FrontSilent):
+            rows = parse_servers(await ask_once(self._runtime_socket, SHOW_SERVERS))
+            await self._delete_retired(rows)
+        return applied
+
+    async def _go(self, way: list[Change] | Reload, pid: int) -> tuple[Applied, int]:
+        if not isinstance(way, Reload):
+            try:
+                await self._tell(way)
+                if await self._newest_pid() == pid:
+                    sentence = f"The front door took {len(way)} changes by socket."
+                    return Applied(sentence, reloaded=False), pid
+                way = Reload("HAProxy was restarted meanwhile")
+            except (FrontRefused, FrontSilent) as error:
+                way = Reload(error.message)
+        pid = await self._reload(pid)
+        return Applied(f"The front door was reloaded: {way.why}.", reloaded=True), pid
+
+    async def _tell(self, way: Sequence[Change]) -> None:
+        """Tell the newest process (which must agree) and those that drain (which may not)."""
+        old = (await processes(self._master_socket)).old
+        async with conversation(self._runtime_socket) as talk:
+            for change in way:
+                await _do(change, talk.ask, strict=True)
+        for pid in old:
+            with contextlib.suppress(FrontSilent):
+                for change in way:
+                    await _do(change, self._asker(pid), strict=False)
+
+    def _asker(self, pid: int) -> Callable[[str], Awaitable[str]]:
+        async def ask(command: str) -> str:
+            return await ask_once(self._master_socket, f"@!{pid} {command}")
+
+        return ask
+
+    async def _reload(self, before: int) -> int:
+        """Have the master start a process on the files; return it once it serves."""
+        failed = (await processes(self._master_socket)).reloads_failed
+        await ask_once(self._master_socket, "reload")
+        with anyio.move_on_after(RELOAD_S):
+            while True:
+                # The master is away for a moment while it starts itself anew.
+                with contextlib.suppress(FrontSilent):
+                    there = await processes(self._master_socket)
+                    if there.reloads_failed > failed:
+                        break
+                    pid = await self._newest_pid()
+                    if pid not in (before, *there.old) and pid == there.newest:
+                        return pid
+                await anyio.sleep(POLL_S)
+        raise FrontRefused(
+            f"HAProxy did not take {self._directory / CONFIG}; it serves on as before.",
+            remedy="Its messages in the log say which line.",
+        )
+
+    async def loads(self) -> dict[str, Load]:
+        """Return each cell's load, over all HAProxy processes. Raises FrontSilent."""
+        there = await processes(self._master_socket)
+        newest = parse_servers(await ask_once(self._runtime_socket, SHOW_SERVERS))
+        rows = {there.newest or 0: newest}
+        for pid in there.old:
+            # One that is just ending may not answer; it is gone from the list next time.
+            rows[pid] = self._rows.get(pid, [])
+            with contextlib.suppress(FrontSilent):
+                rows[pid] = parse_servers(await self._asker(pid)(SHOW_SERVERS))
+        self._rows = rows
+        await self._delete_retired(newest)
+        return self._tally.count(rows)
+
+    async def _delete_retired(self, rows: Sequence[ServerRow]) -> None:
+        """Try to delete the cells that are not planned; HAProxy refuses while they are in use."""
+        planned = {server.name for _, server in self._plan.named_servers()} if self._plan else set()
+        gone = [row for row in rows if row.server not in planned and row.current == 0]
+        if self._plan is not None and gone:
+            async with conversation(self._runtime_socket) as talk:
+                for row in gone:
+                    await talk.ask(f"del server {row.slot}/{row.server}")
+
+    async def _newest_pid(self) -> int:
+        info = parse_info(await ask_once(self._runtime_socket, "show info"))
+        if "Pid" not in info:
+            raise FrontSilent("HAProxy's runtime socket does not say who it is.")
+        return int(info["Pid"])
+
+    def _trusted(self, plan: FrontPlan, pid: int) -> bool:
+        try:
+            mark = msgspec.json.decode((self._directory / MARK).read_bytes(), type=Mark)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return False
+        return mark.plan == _digest(plan) and mark.pid in (None, pid)
+
+    def _write_mark(self, plan: FrontPlan, pid: int | None) -> None:
+        mark = Mark(plan=_digest(plan), pid=pid)
+        write_atomically(self._directory / MARK, msgspec.json.encode(mark))
+
+    def _write_files(self, plan: FrontPlan) -> None:
+        files = render_front(plan, self.options, self._runtime_socket)
+        for name, content in (files | {PLAN: encode_plan(plan)}).items():
+            if self._written.get(name) != content:
+                write_atomically(self._directory / name, content, 0o600)
+                self._written[name] = content
+        self._plan = plan
+
+
+def _digest(plan: FrontPlan) -> str:
+    return hashlib.sha256(encode_plan(plan)).hexdigest()
+
+
+async def _do(change: Change, ask: Callable[[str], Awaitable[str]], *, strict: bool) -> None:
+    match change:
+        case Say(text):
+            await _say(text, ask, strict=strict)
+        case Replace(name, rows):
+            answer = await ask(f"prepare map {name}.map")
+            version = answer.rpartition(": ")[2].strip()
+            for payload in payloads(list(rows)):
+                await _say(f"add map @{version} {name}.map <<\n{payload}", ask, strict=strict)
+            await _say(f"commit map @{version} {name}.map", ask, strict=strict)
+        case Retire():
+            for text in without_traffic(change):
+                await _say(text, ask, strict=strict)
+
+
+async def _say(text: str, ask: Callable[[str], Awaitable[str]], *, strict: bool) -> None:
+    answer = await ask(text)
+    if strict and answer not in FINE_ANSWERS:
+        first = text.partition("\n")[0]
+        raise FrontRefused(f"HAProxy said {answer!r} to {first!r}")

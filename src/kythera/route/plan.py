@@ -1,0 +1,264 @@
+"""What the front door should do, as data: slots, servers and map rows.
+
+Pure. HAProxy 2.6 cannot be given a backend while it runs, so the configuration holds generic
+ones, the *slots* (`s0001`…); a worker gets one and keeps it. All the rest, map rows and servers,
+changes through the runtime socket. `plan_front` promises: a worker keeps its slot from plan to
+plan, slots are doubled (a reload) only when they run out, equal inputs give equal plans.
+
+Precedence for a request: routes, then custom domains, then `<worker>.<domain>`. Hosts without
+routes, nearly all, cost one look-up: `hosts` marks the others with ROUTED, and the maps of routes
+are asked for those alone.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+from msgspec import Struct, field
+
+from kythera.model.catalog import Catalog, Name
+from kythera.model.names import is_hostname
+from kythera.model.traffic import Share, Traffic
+from kythera.route.patterns import Pattern, PatternError, parse_pattern
+from kythera.route.weights import sticky_rows, weights
+
+SLOTS_MIN = 64
+ROUTED = "r:"
+"""Opens a host's value when routes may beat it; what follows is the slot, or NOWHERE."""
+NOWHERE = "none"
+REASON_CHARACTERS_MAX = 200
+
+MAPS = ("hosts", "routes_exact", "routes_prefix", "routes_wild", "pins", "sticky", "failing")
+ORDERED_MAPS = ("routes_wild",)
+"""Maps whose first matching row wins: replaced as a whole, never row by row."""
+
+Rows = dict[str, str]
+
+
+class Server(Struct, frozen=True, kw_only=True):
+    """One cell as HAProxy sees it: a unix socket with a weight (0 to 256; 0 takes no traffic)."""
+
+    name: str
+    path: str
+    weight: int
+
+
+class FrontPlan(Struct, frozen=True, kw_only=True):
+    """All that the front door knows; JSON in `<state>/haproxy/plan.json`."""
+
+    slots: int = SLOTS_MIN
+    """How many backends the configuration holds."""
+    owners: dict[str, str] = field(default_factory=dict)
+    """Slot to `account/worker`."""
+    freed: tuple[str, ...] = ()
+    """Slots that had an owner once; the longest free one is taken first."""
+    servers: dict[str, tuple[Server, ...]] = field(default_factory=dict)
+    """Slot to its cells; a slot without cells answers 503 at once."""
+    maps: dict[str, Rows] = field(default_factory=lambda: {name: {} for name in MAPS})
+    """Map name to its rows in order."""
+    ignored: tuple[str, ...] = ()
+    """Routes and hostnames that lead nowhere, and why: for the log."""
+
+    def named_servers(self) -> Iterator[tuple[str, Server]]:
+        """Yield every server with its slot."""
+        for slot, servers in self.servers.items():
+            for server in servers:
+                yield slot, server
+
+
+def slot_name(index: int) -> str:
+    """Return the name of the n-th backend, counted from 0."""
+    return f"s{index + 1:04}"
+
+
+def encode_plan(plan: FrontPlan) -> bytes:
+    """Return the plan as JSON; the order of rows is kept, for it means something."""
+    return msgspec.json.encode(plan)
+
+
+def decode_plan(data: bytes) -> FrontPlan:
+    """Read a plan back. Raises msgspec errors for garbage and for another Kythera's maps."""
+    plan = msgspec.json.decode(data, type=FrontPlan)
+    if tuple(plan.maps) != MAPS:
+        raise msgspec.ValidationError("the plan has other maps than this Kythera's")
+    return plan
+
+
+def plan_front(
+    catalog: Catalog,
+    traffic: Mapping[Name, Traffic],
+    failing: Mapping[Name, str],
+    *,
+    domain: str,
+    previous: FrontPlan | None,
+) -> FrontPlan:
+    """Return what the front door should do now.
+
+    `failing` holds workers whose cell cannot start, and why: they answer 503 without a wait."""
+    served = _served(catalog, traffic)
+    owners, slots, freed = _assign_slots(served, previous or FrontPlan())
+    slot_of = {name: slot for slot, name in owners.items()}
+    ignored: list[str] = []
+    patterns = _patterns(catalog, slot_of, ignored)
+    servers = {
+        slot: _servers(traffic[name].shares)
+        for slot, name in owners.items()
+        if name in traffic and traffic[name].shares
+    }
+    rows: dict[str, Rows] = {
+        "hosts": _host_rows(_hosts(catalog, slot_of, domain, ignored), patterns),
+        "routes_exact": _whole_host_rows(patterns, path_open=False),
+        "routes_prefix": _whole_host_rows(patterns, path_open=True),
+        "routes_wild": _wild_rows(patterns),
+        "pins": dict(_pin_rows(owners, traffic)),
+        "sticky": dict(_sticky_rows(owners, traffic)),
+        "failing": {slot_of[n]: _reason(why) for n, why in failing.items() if n in slot_of},
+    }
+    return FrontPlan(
+        slots=slots,
+        freed=freed,
+        owners={slot: "/".join(name) for slot, name in owners.items()},
+        servers=servers,
+        maps={name: rows[name] for name in MAPS},
+        ignored=tuple(ignored),
+    )
+
+
+def _served(catalog: Catalog, traffic: Mapping[Name, Traffic]) -> list[Name]:
+    """Return workers that are deployed: their hosts are known even before a cell is."""
+    names = [(worker.account, worker.name) for worker in catalog.workers()]
+    return [
+        name
+        for name in names
+        if (name in traffic and traffic[name].shares) or catalog.deployed(*name) is not None
+    ]
+
+
+def _assign_slots(
+    served: Iterable[Name], before: FrontPlan
+) -> tuple[dict[str, Name], int, tuple[str, ...]]:
+    """Return owners, number of slots, and free slots that once had an owner.
+
+    A slot that becomes free now is not given away in the same plan: for a moment the old owner's
+    hosts still lead to it, and a request that is being retried may still be inside."""
+    had = {owner: slot for slot, owner in before.owners.items()}
+    names = {"/".join(name): name for name in served}
+    owners = {had[owner]: name for owner, name in names.items() if owner in had}
+    newcomers = [name for owner, name in names.items() if owner not in had]
+    leaving = [slot for slot in before.owners if slot not in owners]
+    slots = before.slots
+    while slots < len(owners) + len(leaving) + len(newcomers):
+        slots *= 2
+    used = {*before.owners, *before.freed}
+    fresh = [slot for slot in map(slot_name, range(slots)) if slot not in used]
+    free = [*fresh, *before.freed]
+    owners |= dict(zip(free, newcomers, strict=False))
+    freed = tuple(slot for slot in before.freed if slot not in owners)
+    return dict(sorted(owners.items())), slots, (*freed, *leaving)
+
+
+def _servers(shares: Iterable[Share]) -> tuple[Server, ...]:
+    ordered = sorted(shares, key=lambda share: share.server)
+    found = weights([share.percentage for share in ordered])
+    return tuple(
+        Server(name=share.server, path=share.path, weight=weight)
+        for share, weight in zip(ordered, found, strict=True)
+    )
+
+
+def _patterns(
+    catalog: Catalog, slot_of: Mapping[Name, str], ignored: list[str]
+) -> list[tuple[Pattern, str]]:
+    """Return the routes of all served workers with their slots, the most specific first."""
+    found: list[tuple[Pattern, str]] = []
+    for (account, worker), slot in sorted(slot_of.items()):
+        for route in catalog.routes(account, worker).routes:
+            try:
+                found.append((parse_pattern(route.pattern), slot))
+            except PatternError as error:
+                ignored.append(f"{worker}: {error.message}")
+    return sorted(found, key=lambda row: row[0].rank())
+
+
+def _hosts(catalog: Catalog, slot_of: Mapping[Name, str], domain: str, ignored: list[str]) -> Rows:
+    """Return whole hostnames and their slots: custom domains first, then the workers' own."""
+    claims: list[tuple[str, str, str]] = []
+    for (account, worker), slot in sorted(slot_of.items()):
+        claims += [
+            (host.lower().removesuffix("."), slot, worker)
+            for host in catalog.domains(account, worker).hostnames
+        ]
+    for (account, worker), slot in sorted(slot_of.items()):
+        record = catalog.worker(account, worker)
+        if record is not None and record.hostname_enabled:
+            claims.append((f"{worker}.{domain}".lower(), slot, worker))
+    hosts: Rows = {}
+    for host, slot, worker in claims:
+        if not is_hostname(host):
+            ignored.append(f"{worker}: {host!r} is not a hostname")
+        elif hosts.setdefault(host, slot) != slot:
+            ignored.append(f"{worker}: {host} already leads to another worker")
+    return hosts
+
+
+def _host_rows(hosts: Rows, patterns: Iterable[tuple[Pattern, str]]) -> Rows:
+    """Mark the hosts that routes may claim, and add those that only routes know."""
+    whole = {pattern.host for pattern, _ in patterns if not pattern.host_open}
+    wild = [pattern for pattern, _ in patterns if pattern.host_open]
+    rows = dict.fromkeys(whole, f"{ROUTED}{NOWHERE}")
+    for host, slot in hosts.items():
+        routed = host in whole or any(pattern.matches_host(host) for pattern in wild)
+        rows[host] = f"{ROUTED}{slot}" if routed else slot
+    return dict(sorted(rows.items()))
+
+
+def _whole_host_rows(patterns: Iterable[tuple[Pattern, str]], *, path_open: bool) -> Rows:
+    """Return `scheme://host/path` to slot. The first of equal keys is the most specific."""
+    rows: Rows = {}
+    for pattern, slot in patterns:
+        if not pattern.host_open and pattern.path_open == path_open:
+            for key in pattern.lookups():
+                rows.setdefault(key, slot)
+    return rows
+
+
+def _wild_rows(patterns: Iterable[tuple[Pattern, str]]) -> Rows:
+    rows: Rows = {}
+    for pattern, slot in patterns:
+        if pattern.host_open:
+            rows.setdefault(pattern.expression(), slot)
+    return rows
+
+
+def _pin_rows(
+    owners: Mapping[str, Name], traffic: Mapping[Name, Traffic]
+) -> Iterator[tuple[str, str]]:
+    """Yield `slot/worker="version"` to server, as Cloudflare-Workers-Version-Overrides says it."""
+    for slot, name in owners.items():
+        if name in traffic:
+            for version, share in _cells_by_version(traffic[name]).items():
+                yield f'{slot}/{name[1]}="{version}"', share.server
+
+
+def _sticky_rows(
+    owners: Mapping[str, Name], traffic: Mapping[Name, Traffic]
+) -> Iterator[tuple[str, str]]:
+    """Yield `slot/1dddd…` (a prefix of the key's bucket) to server."""
+    for slot, name in owners.items():
+        if name in traffic:
+            totals: dict[str, float] = {}
+            for share in traffic[name].shares:
+                totals[share.version_id] = totals.get(share.version_id, 0.0) + share.percentage
+            cells = _cells_by_version(traffic[name])
+            for prefix, version in sticky_rows(totals):
+                yield f"{slot}/{prefix}", cells[version].server
+
+
+def _cells_by_version(traffic: Traffic) -> dict[str, Share]:
+    """Return, for each version, its cell with the largest share."""
+    ordered = sorted(traffic.shares, key=lambda share: (share.percentage, share.server))
+    return {share.version_id: share for share in ordered}
+
+
+def _reason(why: str) -> str:
+    """Return one short line that a map can hold."""
+    return " ".join(why.split())[:REASON_CHARACTERS_MAX] or "cannot start"
