@@ -229,7 +229,7 @@ async def test_a_log_that_never_appears_is_told_with_what_to_do(tmp_path: Path) 
     with pytest.raises(StoreUnavailable, match=r"log\.json within 100 ms"):
         await read_log_address(missing, within_ms=100)
     nobody = LogAddress(url="nats://127.0.0.1:9", user="u", password="p")
-    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:9 was not there within 200 ms"):
+    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:9 was not .* Connect call failed"):
         async with open_log(nobody, LIMITS, within_ms=200):
             raise AssertionError("nothing is there")
     assert time.monotonic() - began < 3

@@ -14,6 +14,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import NoServersError
 
 from kythera.distribute.address import LogAddress
 from kythera.model.errors import StoreUnavailable
@@ -123,7 +124,8 @@ async def keep_linked(
                     await link.lost.wait()
                 _events.warning("log_connection_lost", url=address.url, error=links.last_error)
         except (OSError, NatsError, LinkLost, TimeoutError, StoreUnavailable) as error:
-            links.last_error = str(error) or type(error).__name__
+            if not isinstance(error, NoServersError):  # the reason was noted before it
+                links.last_error = str(error) or type(error).__name__
             if retry_ms < RETRY_MS_MAX <= retry_ms * 2:
                 _events.warning("log_unreachable", error=links.last_error)
         finally:

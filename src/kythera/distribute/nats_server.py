@@ -16,6 +16,7 @@ from pathlib import Path
 
 import anyio
 from nats.errors import Error as NatsError
+from nats.errors import NoServersError
 
 from kythera.distribute.address import LogAddress, address_at, write_address
 from kythera.distribute.link import LinkLost, Links, connected
@@ -144,7 +145,8 @@ async def verify(address: LogAddress, within_ms: int = VERIFY_MS) -> None:
                 refuse_unsynced(answer)
                 return
             except (OSError, NatsError, LinkLost, TimeoutError) as error:
-                links.last_error = str(error) or type(error).__name__
+                if not isinstance(error, NoServersError):  # the reason was noted before it
+                    links.last_error = str(error) or type(error).__name__
             await anyio.sleep(RETRY_MS / 1000)
     raise StoreUnavailable(
         f"nats-server at {address.url} did not say how it writes within {within_ms} ms: "
