@@ -22,14 +22,14 @@ from kythera.ground.chance import SeededChance
 from kythera.ground.clock import SystemClock
 from kythera.ground.layout import Layout
 from kythera.ground.processes import child
-from kythera.model.errors import StoreUnavailable
+from kythera.model.errors import SetupError, StoreUnavailable
 from kythera.model.limits import Limits
 from tests.distribute.servers import serving
 
 LIMITS = Limits()
 START_S_MAX = 1.0
 GOLDEN = """\
-server_name: "kythera"
+server_name: "kythera-bc6c361e97c8c03e"
 listen: "127.0.0.1:4321"
 max_payload: 532480
 jetstream {
@@ -83,6 +83,16 @@ def test_what_holds_the_password_is_private(tmp_path: Path) -> None:
     assert layout.log_address.stat().st_mode & 0o777 == 0o600
     assert Path(argv[-1]).stat().st_mode & 0o777 == 0o600
     assert address.password not in " ".join(argv) + repr(address)
+
+
+@pytest.mark.real
+@pytest.mark.anyio
+async def test_a_second_server_on_one_store_is_refused(tmp_path: Path) -> None:
+    """Two on one store would destroy it: the second start says that the first still runs."""
+    async with serving(tmp_path, LIMITS) as server, open_log(server.address, LIMITS):
+        with pytest.raises(SetupError, match="already runs, at 127"):
+            prepare(server.layout, LIMITS)
+        assert address_at(server.layout.log_address) == server.address
 
 
 @pytest.mark.real

@@ -6,6 +6,7 @@ acknowledged record survives a loss of power, and an unquoted duration in its pl
 mean days, so `verify` asks the running server instead of trusting the file.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -36,6 +37,8 @@ STORE_BYTES_MAX = 4 * 1024 * MIB
 PAYLOAD_MARGIN_BYTES = 8 * 1024
 """Headers, and room to grow."""
 VERIFY_MS = 5_000
+PROBE_MS = 500
+GREETING_BYTES_MAX = 64 * 1024
 RETRY_MS = 50
 PLAIN_PASSWORD = re.compile(r"[A-Za-z0-9_-]{20,}")
 
@@ -69,12 +72,17 @@ def _in_wheel() -> Path | None:
     return None
 
 
+def server_name(store: Path) -> str:
+    """Return the name of the server of one store (pure): two stores never share one."""
+    return f"kythera-{hashlib.sha256(bytes(store)).hexdigest()[:16]}"
+
+
 def server_config(*, port: int, store: Path, password: str, limits: Limits) -> str:
     """Return nats-server's configuration (pure): loopback, two users, every write synced."""
     assert PLAIN_PASSWORD.fullmatch(password), "a password must need no quoting"
     return "\n".join(
         (
-            'server_name: "kythera"',
+            f'server_name: "{server_name(store)}"',
             f'listen: "127.0.0.1:{port}"',
             f"max_payload: {limits.record_bytes_max + PAYLOAD_MARGIN_BYTES}",
             "jetstream {",
@@ -98,23 +106,39 @@ def prepare(
 ) -> tuple[list[str], LogAddress]:
     """Write configuration and address; return the command line that starts nats-server.
 
-    Port and password of the last start are kept while that port is free. Call it only when no
-    nats-server of this state folder runs: a port in use is taken for somebody else's.
+    Port and password of the last start are kept while that port is free. SetupError when the
+    nats-server of this state folder still runs: two on one store would destroy it.
     """
     chance = chance or SystemChance()
     layout.nats.mkdir(parents=True, exist_ok=True, mode=0o700)
     before = address_at(layout.log_address)
-    port = _free_port(0 if before is None else int(before.url.rpartition(":")[2]))
+    store = layout.nats.resolve() / "store"
+    port = 0 if before is None else int(before.url.rpartition(":")[2])
+    if port and _listening_server(port) == server_name(store):
+        raise SetupError(
+            f"nats-server of {layout.state} already runs, at 127.0.0.1:{port}.",
+            remedy="Stop it, or let the running platform go on.",
+        )
+    port = _free_port(port)
     password = chance.hex(40) if before is None else before.password
     address = LogAddress(
         url=f"nats://127.0.0.1:{port}", user=USER, password=password, watcher=WATCHER
     )
     config = layout.nats / "nats-server.conf"
-    store = layout.nats.resolve() / "store"
     text = server_config(port=port, store=store, password=password, limits=limits or Limits())
     write_private(config, text.encode())
     write_address(layout.log_address, address)
     return [str(program()), "-c", str(config.resolve())], address
+
+
+def _listening_server(port: int) -> str | None:
+    """Return the name with which a nats-server at this port introduces itself, if one does."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=PROBE_MS / 1000) as probe:
+            greeting = probe.makefile("rb").readline(GREETING_BYTES_MAX)
+        return str(json.loads(greeting.removeprefix(b"INFO "))["server_name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _free_port(wanted: int) -> int:
