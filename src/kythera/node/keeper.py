@@ -42,6 +42,7 @@ from kythera.node.up_options import (
     prepare_folders,
     prepare_secrets,
     previous_platform,
+    remove_moved_run,
     write_platform,
 )
 
@@ -255,5 +256,6 @@ class Keeper:
             self._listener.close()
             self._layout.keeper_socket.unlink(missing_ok=True)
         self._sockets.close_all()
+        remove_moved_run(self._layout)
         self._notifier.close()
         self._loop.close()

@@ -120,8 +120,10 @@ class Children:
 
     def spawn(self, request: Spawn, stdin: int | None) -> HeldChild:
         """Start a child for the agent. Raises ProtocolError; then nothing was started."""
-        if not NAME.fullmatch(request.name) or request.name in self._children:
-            raise ProtocolError(f"the name {request.name!r} is taken or cannot be a name")
+        if not NAME.fullmatch(request.name):
+            raise ProtocolError(f"{request.name!r} cannot be a name")
+        if request.name in self._children:
+            raise ProtocolError(f"the name {request.name!r} is taken: pid {self._pid(request)}")
         if not request.argv:
             raise ProtocolError("there is no program in an empty argv")
         pipes: list[int] = []
@@ -133,6 +135,9 @@ class Children:
                 raise ProtocolError(f"cannot start {request.name!r}: {error}") from error
             raise
         return self._hold(child)
+
+    def _pid(self, request: Spawn) -> int:
+        return self._children[request.name].pid
 
     def _start(self, request: Spawn, stdin: int | None, pipes: list[int]) -> HeldChild:
         env = base_environment() if request.env is None else request.env

@@ -23,8 +23,9 @@ STOP_AGENT = 6
 STOP_LOG = 9
 """Orders of stopping: the lowest first. The agent gives them to `spawn`."""
 
-NAME = re.compile(r"[A-Za-z0-9_.:@/+-]{1,200}")
-"""Names of sockets and processes; systemd keeps sockets under the same names."""
+NAME = re.compile(r"[!-z~]{1,200}")
+"""Names of sockets and processes: printable, without blanks, braces and bars (placeholders use
+braces; to systemd, which keeps sockets under the same names, bars stand for colons)."""
 
 
 class ProtocolError(Exception):

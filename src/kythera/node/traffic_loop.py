@@ -81,6 +81,7 @@ class TrafficLoop:
             await self._front.ready()
             self._mind.traffic_changed = anyio.Event()
             plan, traffic = self._plan()
+            changed = plan != self._front.saved_plan()
             try:
                 applied = await self._front.apply(plan)
             except (KytheraError, OSError) as error:
@@ -88,7 +89,7 @@ class TrafficLoop:
                 self._journal.error("front_not_applied", error=str(error))
                 await anyio.sleep(RETRY_S)
                 continue
-            if applied.sentence != self._facts.front:
+            if changed or applied.reloaded:
                 self._journal.info("front", sentence=applied.sentence, reloaded=applied.reloaded)
             self._facts.front = applied.sentence
             self._mind.traffic_applied(traffic)

@@ -150,6 +150,14 @@ def prepare_folders(layout: Layout) -> None:
         ) from error
 
 
+def remove_moved_run(layout: Layout) -> None:
+    """Leave nothing in the system's temporary folder, if that is where our sockets were."""
+    if layout.state.resolve() not in layout.run.parents:
+        with contextlib.suppress(OSError):
+            layout.cells.rmdir()
+            layout.run.rmdir()
+
+
 def prepare_secrets(layout: Layout, chance: Chance) -> None:
     """Make the API token and the key that seals secrets, once; both 0600."""
     if not layout.token.exists():
