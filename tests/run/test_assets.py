@@ -41,7 +41,7 @@ def test_the_same_manifest_is_laid_out_once(tmp_path: Path) -> None:
     born = tree.stat().st_ino
     again = materialise(manifest[::-1], blobs.path, tmp_path / "trees")
     assert (again, again.stat().st_ino) == (tree, born)
-    assert os.listdir(tmp_path / "trees") == [tree.name]
+    assert list((tmp_path / "trees").iterdir()) == [tree]
 
 
 def test_another_content_is_another_tree(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_file_that_is_also_a_folder_is_refused(tmp_path: Path, files: tuple[st
     manifest = [Asset(path=path, digest=digest, size=1) for path in files]
     with pytest.raises(Refusal, match="twice, or is a file and a folder"):
         materialise(manifest, blobs.path, tmp_path / "trees")
-    assert os.listdir(tmp_path / "trees") == []
+    assert list((tmp_path / "trees").iterdir()) == []
 
 
 def test_a_missing_blob_is_said_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_missing_blob_is_said_and_leaves_nothing_behind(tmp_path: Path) -> Non
     gone = Asset(path="/b", digest="0" * 64, size=1)
     with pytest.raises(KytheraError, match="gone"):
         materialise([*listed(blobs, {"/a": b"x"}), gone], blobs.path, tmp_path / "trees")
-    assert os.listdir(tmp_path / "trees") == []
+    assert list((tmp_path / "trees").iterdir()) == []
 
 
 def test_a_tree_is_named_by_paths_and_contents_alone() -> None:

@@ -239,6 +239,7 @@ THROUGH = """
         const [client, server] = Object.values(new WebSocketPair());
         server.accept();
         server.addEventListener("message", (event) => server.send("echo " + event.data));
+        server.addEventListener("close", () => server.close());
         return new Response(null, { status: 101, webSocket: client });
       }
       if (pathname === "/gzip") {

@@ -1,0 +1,247 @@
+"""A version's configuration, read back: names and bytes as uploaded, nothing dropped."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kythera.model.errors import Refusal
+from kythera.model.records import Assets, Binding, Module, Version
+from kythera.run.config import BINDING_TYPES, CellSettings, cell_config, schema
+from kythera.run.prelude import PRELUDE_MODULE
+
+SECRET = "between us"
+
+
+def read_back(config: bytes) -> Any:
+    """Decode a configuration as workerd does."""
+    with schema().Config.from_bytes(config) as decoded:
+        return decoded.to_dict()
+
+
+def version_of(modules: dict[str, tuple[str, bytes]], **fields: Any) -> Version:
+    """Return a version whose modules' digests are their names."""
+    listed = tuple(
+        Module(name=name, type=kind, digest=name, size=len(content))
+        for name, (kind, content) in modules.items()
+    )
+    return Version(
+        account="a" * 32,
+        worker="hello",
+        id="01234567-89ab-4def-8123-456789abcdef",
+        number=1,
+        created_on="2026-11-23T00:00:00.000000Z",
+        modules=listed,
+        **fields,
+    )
+
+
+def configured(
+    modules: dict[str, tuple[str, bytes]], settings: CellSettings | None = None, **fields: Any
+) -> Any:
+    """Return the configuration of such a version's cell, read back."""
+    if "body_part" not in fields:
+        fields.setdefault("main_module", next(iter(modules), None))
+    blobs = {name: content for name, (_, content) in modules.items()} | {"manifest": b"[]"}
+    config = cell_config(
+        version_of(modules, **fields),
+        read_blob=blobs.__getitem__,
+        open_secret=lambda name, sealed: f"{name}={sealed}",
+        settings=settings or CellSettings(),
+    )
+    return read_back(config)
+
+
+def worker_of(config: Any, name: str = "worker") -> Any:
+    """Return one worker's part of a configuration."""
+    return next(s["worker"] for s in config["services"] if s["name"] == name)
+
+
+MAIN = {"index.js": ("esm", b"export default {}")}
+FIELDS = {"text": "text", "data": "data", "wasm": "wasm", "cjs": "commonJsModule", "json": "json"}
+part = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)
+names = (
+    st.lists(part, min_size=1, max_size=3)
+    .map("/".join)
+    .filter(lambda name: ".." not in name.split("/") and name != "index.js")
+)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+
+
+@given(st.dictionaries(names | names.map("./{}".format), st.sampled_from(sorted(FIELDS))), texts)
+def test_modules_keep_their_names_and_bytes(kinds: dict[str, str], text: str) -> None:
+    """Goal: bundlers import by the very names they uploaded, `./` in front included."""
+    content = text.encode()
+    modules = MAIN | {name: (kind, content) for name, kind in kinds.items()}
+    found = worker_of(configured(modules))["modules"]
+    assert found[0] == {"name": "index.js", "esModule": "export default {}"}
+    expected = {name: content if kind in ("data", "wasm") else text for name, kind in kinds.items()}
+    assert {m["name"]: m[FIELDS[kinds[m["name"]]]] for m in found[1:]} == expected
+
+
+def test_the_main_module_comes_first_and_source_maps_stay_out() -> None:
+    """Goal: workerd starts the first module; maps are for our eyes."""
+    modules = {
+        "a.js": ("esm", b"1"),
+        "index.js.map": ("source_map", b"{}"),
+        "index.js": ("esm", b"2"),
+    }
+    found = worker_of(configured(modules, main_module="index.js"))["modules"]
+    assert [module["name"] for module in found] == ["index.js", "a.js"]
+
+
+def test_the_prelude_stands_before_a_worker_that_has_a_fetch_handler() -> None:
+    """Goal: it is there to tell exceptions of requests; whom nobody asks needs none, and an
+    observed cell has traces."""
+    name = "a'\"\\b.js"
+    modules = {name: ("esm", b"")}
+    first = worker_of(configured(modules, handlers=("fetch",)))["modules"][0]
+    assert first["name"] == PRELUDE_MODULE
+    assert f"export * from {json.dumps(name)};" in first["esModule"]
+    assert "'%" not in first["esModule"]
+    observed = CellSettings(tail_url_socket=Path("/run/tail.sock"))
+    for config in (
+        configured(modules, handlers=("scheduled",)),
+        configured(modules, observed, handlers=("fetch",)),
+    ):
+        assert worker_of(config)["modules"][0]["name"] == name
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | texts,
+    lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
+)
+
+
+@given(texts, json_values, texts)
+def test_bindings_hold_what_was_given(text: str, value: Any, secret: str) -> None:
+    """Goal: values arrive as they were sent, whatever is in them; secrets are opened by name."""
+    bindings = (
+        Binding(name="TEXT", type="plain_text", fields={"text": text}),
+        Binding(name="VALUE", type="json", fields={"json": value}),
+        Binding(name="SECRET", type="secret_text", fields={"sealed": secret}),
+    )
+    found = worker_of(configured(MAIN, bindings=bindings))["bindings"]
+    assert [binding["name"] for binding in found] == ["TEXT", "VALUE", "SECRET"]
+    assert (found[0]["text"], found[2]["text"]) == (text, f"SECRET={secret}")
+    assert json.loads(found[1]["json"]) == value
+
+
+def test_a_version_knows_itself() -> None:
+    """Goal: version metadata is id, tag and time."""
+    bindings = (Binding(name="META", type="version_metadata"),)
+    annotations = {"workers/tag": "v1", "workers/message": "m"}
+    config = configured(MAIN, bindings=bindings, annotations=annotations)
+    assert json.loads(worker_of(config)["bindings"][0]["json"]) == {
+        "id": "01234567-89ab-4def-8123-456789abcdef",
+        "tag": "v1",
+        "timestamp": "2026-11-23T00:00:00.000000Z",
+    }
+
+
+def test_a_script_gets_its_parts_as_bindings() -> None:
+    """Goal: service-worker format with wasm, text and data, under the script's own name."""
+    modules = {
+        "w.js": ("service_worker", b"addEventListener('fetch', f)"),
+        "./a.wasm": ("wasm", b"\0asm"),
+        "./t.txt": ("text", b"text"),
+        "./d.bin": ("data", b"\xff"),
+    }
+    kinds = {"WASM": "wasm_module", "TEXT": "text_blob", "DATA": "data_blob"}
+    parts = dict(zip(kinds, list(modules)[1:], strict=True))
+    bindings = tuple(
+        Binding(name=name, type=kind, fields={"part": parts[name]}) for name, kind in kinds.items()
+    )
+    worker = worker_of(configured(modules, body_part="w.js", bindings=bindings), "w.js")
+    assert worker["serviceWorkerScript"] == "addEventListener('fetch', f)"
+    assert worker["bindings"] == [
+        {"name": "WASM", "wasmModule": b"\0asm"},
+        {"name": "TEXT", "text": "text"},
+        {"name": "DATA", "data": b"\xff"},
+    ]
+
+
+@given(st.text(min_size=1).filter(lambda kind: kind not in BINDING_TYPES))
+def test_a_binding_that_is_not_offered_is_refused_by_name(kind: str) -> None:
+    """Goal: never dropped, always named, with what is offered instead."""
+    with pytest.raises(Refusal) as refused:
+        configured(MAIN, bindings=(Binding(name="STORE", type=kind),))
+    assert refused.value.code == 10021
+    assert "'STORE'" in str(refused.value)
+    assert repr(kind) in str(refused.value)
+    assert "plain_text" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["/a.js", "../a.js", "a/../../b.js", "a\0b.js"])
+def test_a_module_name_that_leads_out_of_the_upload_is_refused(name: str) -> None:
+    """Goal: a sentence instead of workerd's internal error."""
+    with pytest.raises(Refusal, match="leads out of the upload"):
+        configured(MAIN | {name: ("esm", b"")})
+
+
+def test_a_module_that_is_not_offered_is_refused_by_name() -> None:
+    """Goal: Python, and text that is none, are named."""
+    with pytest.raises(Refusal, match=r"'a\.py' has type 'python'"):
+        configured(MAIN | {"a.py": ("python", b"")})
+    with pytest.raises(Refusal, match=r"'a\.js' is not UTF-8 \(byte 1\)"):
+        configured(MAIN | {"a.js": ("esm", b"a\xff")})
+    with pytest.raises(Refusal, match=r"no module named 'gone\.js'"):
+        configured(MAIN, main_module="gone.js")
+
+
+def test_the_socket_tells_our_answers_from_workerds_own() -> None:
+    """Goal: the front relies on these three."""
+    (socket,) = configured(MAIN)["sockets"]
+    assert (socket["name"], socket["service"]["name"]) == ("http", "worker")
+    http = socket["http"]
+    assert (http["forwardedProtoHeader"], http["cfBlobHeader"]) == ("X-Forwarded-Proto", "CF-Blob")
+    assert http["injectResponseHeaders"] == [{"name": "x-kythera-cell", "value": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("allow", "available", "trusted"),
+    [(("public",), True, True), (("public", "10.1.0.0/16"), False, False), ((), True, False)],
+)
+def test_a_worker_reaches_what_the_operator_allows(
+    allow: tuple[str, ...], available: bool, trusted: bool
+) -> None:
+    """Goal: public addresses unless told otherwise; authorities only where they are of use."""
+    settings = CellSettings(egress_allow=allow, ca_available=available)
+    config = configured(MAIN, settings)
+    (network,) = [s["network"] for s in config["services"] if s["name"] == "internet"]
+    assert network.get("allow", []) == list(allow)
+    assert network.get("tlsOptions", {}).get("trustBrowserCas", False) is trusted
+    assert worker_of(config)["globalOutbound"]["name"] == "internet"
+
+
+def test_the_heap_has_a_limit_unless_it_is_nought() -> None:
+    """Goal: V8's limit is the platform's."""
+    assert configured(MAIN, CellSettings(heap_mib_max=64))["v8Flags"] == ["--max-heap-size=64"]
+    assert configured(MAIN, CellSettings(heap_mib_max=0)).get("v8Flags", []) == []
+
+
+def test_only_a_watched_worker_has_a_tail() -> None:
+    """Goal: not watching costs nothing."""
+    assert not worker_of(configured(MAIN)).get("tails")
+    config = configured(MAIN, CellSettings(tail_url_socket=Path("/run/tail.sock")))
+    assert [tail["name"] for tail in worker_of(config)["tails"]] == ["tail"]
+    (sink,) = [s["external"] for s in config["services"] if s["name"] == "tail-sink"]
+    assert sink["address"] == "unix:/run/tail.sock"
+
+
+def test_assets_stand_behind_the_door() -> None:
+    """Goal: the socket leads to the door, the door to the files, the files to the worker."""
+    settings = CellSettings(assets_dir=Path("/assets/tree"))
+    assets = Assets(manifest="manifest", config={"run_worker_first": True})
+    bindings = (Binding(name="ASSETS", type="assets"),)
+    config = configured(MAIN, settings, assets=assets, bindings=bindings)
+    (service,) = [s["assets"] for s in config["services"] if s["name"] == "assets"]
+    assert service["path"] == "/assets/tree"
+    assert json.loads(service["config"]) == {"run_worker_first": True}
+    assert service["userWorker"]["name"] == "worker"
+    assert config["sockets"][0]["service"]["name"] == "door"
+    binding = worker_of(config)["bindings"][0]["service"]
+    assert (binding["name"], binding["entrypoint"]) == ("assets", "AssetWorker")
