@@ -19,12 +19,14 @@ import anyio
 import structlog
 
 from kythera.deploy.seal import Sealer
+from kythera.distribute.address import read_log_address
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.copy import Copy
 from kythera.distribute.follower import follow_into
 from kythera.distribute.jetstream import open_log
 from kythera.distribute.log import Log
 from kythera.distribute.nats_server import prepare as prepare_nats
+from kythera.distribute.nats_server import verify
 from kythera.ground.clock import SystemClock
 from kythera.ground.journal import configure
 from kythera.ground.layout import Layout
@@ -86,8 +88,17 @@ class Agent:
                 self.facts.log = f"down: {error.message}"
                 await anyio.sleep(LOG_RETRY_S)
             else:
-                self.facts.log = "connected"
+                self.facts.log = await self._durability()
                 return newest
+
+    async def _durability(self) -> str:
+        """Ask nats-server how it writes: acknowledged must mean on the disk."""
+        try:
+            await verify(await read_log_address(self.layout.log_address))
+        except KytheraError as error:
+            structlog.get_logger("agent").error("log_not_durable", error=str(error))
+            return f"connected, but {error.message}"
+        return "connected"
 
     def take_changes(self) -> None:
         """Fold what is new in the copy into the catalogue, and let the mind look at it."""
@@ -160,8 +171,8 @@ async def run(layout: Layout) -> None:
 
 async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) -> None:
     """Adopt what is there, then start every loop and pass on what the keeper says."""
-    agent.take_changes()
     agent.mind.adopt()
+    agent.take_changes()
     for name in list(agent.keeper.processes):
         agent.consoles.listen_to(name)
     log_server = Engine("nats", agent.keeper, agent.prepare_log, agent.consoles.listen_to)

@@ -76,10 +76,10 @@ class Mind:
     # -- facts ---------------------------------------------------------------------------------
 
     def adopt(self) -> None:
-        """Begin with what the keeper holds, then with what the records ask."""
+        """Begin with what the keeper holds; before the first `records_changed`, or warm cells
+        would be forgotten and their traffic with them."""
         held = [(p.name, p.pid, p.ready) for p in self.keeper.processes.values()]
         self.cells.adopt(self.keeper.sockets, held, self.clock.monotonic())
-        self.records_changed()
 
     def records_changed(self) -> None:
         """The catalogue, or the time that tails expire by, has moved."""
