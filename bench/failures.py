@@ -20,6 +20,9 @@ RECOVERY_S = 30.0
 NEXT_SERVED_MS_MAX = 200.0
 SLOW_MS = 60
 
+Death = tuple[float, float]
+"""When processes were told to die, and when the last of them was gone (monotonic seconds)."""
+
 
 def source(version: int) -> str:
     """Return a worker that reads the body, thinks a little when asked at /slow, and says which
@@ -103,17 +106,17 @@ async def kills() -> list[Figure]:
 
 async def _cell_kills(running: Running) -> list[Figure]:
     loads = [_load(running), _load(running, "/slow")]
-    inside, gone_at = 0, []
+    inside, deaths = 0, []
     async with _loaded(running, *loads):
         for _ in range(KILLS):
             inside += sum(load.under_way() for load in loads)
-            gone_at.append(await _kill(await running.pids("loaded")))
+            deaths.append(await _kill(await running.pids("loaded")))
             await running.served("loaded", within_s=RECOVERY_S)
             await anyio.sleep(CALM_S)
     asked = [one for load in loads for one in load.asked]
     failures = [one for one in asked if one.failed]
-    outside = [one for one in failures if not _spans(one, gone_at)]
-    next_ms = [_next_served_ms(asked, moment) for moment in gone_at]
+    outside = [one for one in failures if not _spans(one, deaths)]
+    next_ms = [_next_served_ms(asked, gone) for _, gone in deaths]
     return [
         Figure(
             bench="kills",
@@ -139,9 +142,9 @@ async def _cell_kills(running: Running) -> list[Figure]:
     ]
 
 
-def _spans(asked: Asked, moments: list[float]) -> bool:
+def _spans(asked: Asked, deaths: list[Death]) -> bool:
     """Tell whether a request was under way when a cell died."""
-    return any(asked.began <= moment <= asked.ended for moment in moments)
+    return any(asked.began <= gone and asked.ended >= killed for killed, gone in deaths)
 
 
 def _next_served_ms(asked: list[Asked], moment: float) -> float:
@@ -150,16 +153,17 @@ def _next_served_ms(asked: list[Asked], moment: float) -> float:
     return (min(answers) - moment) * 1000
 
 
-async def _kill(pids: list[int]) -> float:
-    """Kill processes and return the moment the last of them was gone."""
+async def _kill(pids: list[int]) -> Death:
+    """Kill processes; return when they were told, and when the last of them was gone."""
     assert pids, "there is nothing to kill"
+    killed = time.monotonic()
     watched = [os.pidfd_open(pid) for pid in pids]
     for number in watched:
         signal.pidfd_send_signal(number, signal.SIGKILL)
     for number in watched:
         await anyio.wait_readable(number)
         os.close(number)
-    return time.monotonic()
+    return killed, time.monotonic()
 
 
 async def _agent_kills(running: Running) -> list[Figure]:
@@ -172,10 +176,10 @@ async def _agent_kills(running: Running) -> list[Figure]:
     async with _loaded(running, load):
         for number in range(KILLS):
             before = running.processes("agent")
-            began = await _kill(before)
+            _, gone = await _kill(before)
             answer = await fetch(running.front, running.host(f"idle-{number}"))
             assert answer.status == 200, f"an idle worker answered {answer.status}"
-            idle_ms.append((time.monotonic() - began) * 1000)
+            idle_ms.append((time.monotonic() - gone) * 1000)
             await _agent_back(running, before)
             await anyio.sleep(CALM_S)
     failures = load.failures()
