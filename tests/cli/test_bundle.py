@@ -39,7 +39,7 @@ def test_typescript_becomes_one_module_and_its_map(tmp_path: Path) -> None:
     assert (found.main, found.service_worker) == ("index.js", False)
     assert names(found) == ["index.js", "index.js.map"]
     assert b"sourceMappingURL=index.js.map" in found.parts[0].data
-    assert json.loads(found.parts[1].data)["sources"]
+    assert json.loads(found.parts[1].data)["sources"] == ["src/hi.ts", "src/index.ts"]
 
 
 def test_imported_files_stay_modules_of_their_own(tmp_path: Path) -> None:

@@ -77,7 +77,10 @@ def two_versions(api: FakeApi) -> FakeApi:
             "metadata": {"created_on": f"2026-11-2{number}T03:07:59.015332Z", "source": "wrangler"},
             "annotations": note,
         }
-        for each, number, note in ((NEW, 2, {"workers/message": "second"}), (OLD, 1, {}))
+        for each, number, note in (
+            (NEW, 2, {"workers/message": "second"}),
+            (OLD, 1, {"workers/triggered_by": "upload"}),
+        )
     ]
     api.deployments = [
         {"id": each, "versions": [{"version_id": each, "percentage": 100}]} for each in (NEW, OLD)
@@ -294,7 +297,7 @@ def test_versions_are_listed_with_what_they_serve(run: Run, two_versions: FakeAp
     assert run("versions", "list", "hello").out == (
         "NUMBER  VERSION                               CREATED (UTC)        SERVES  NOTE\n"
         f"2       {NEW}  2026-11-22 03:07:59  100 %   second\n"
-        f"1       {OLD}  2026-11-21 03:07:59  -       wrangler\n"
+        f"1       {OLD}  2026-11-21 03:07:59  -       upload\n"
     )
 
 

@@ -85,7 +85,7 @@ def bundle(project: Project) -> Bundle:
     if project.no_bundle:
         return collect(project)
     with tempfile.TemporaryDirectory(prefix="kythera-bundle-") as folder:
-        outdir = Path(folder)
+        outdir = Path(folder).resolve()
         output = run_esbuild(project, outdir)
         if _calls_require(output) and project.nodejs:
             output = run_esbuild(project, outdir, (f"--banner:js={REQUIRE}",))
@@ -156,8 +156,18 @@ def read_output(project: Project, outdir: Path, output: dict[str, Any]) -> Bundl
         *(_copied(project, outdir, name) for name in copied),
     ]
     if project.source_maps:
-        parts.append(Part(f"{main}.map", SOURCE_MAP, (outdir / f"{main}.map").read_bytes()))
+        text = (outdir / f"{main}.map").read_text()
+        parts.append(Part(f"{main}.map", SOURCE_MAP, map_for(project.folder, outdir, text)))
     return Bundle(main, False, tuple({part.name: part for part in parts}.values()))
+
+
+def map_for(folder: Path, outdir: Path, text: str) -> bytes:
+    """Return a source map whose sources are named from the project's folder, as its author does."""
+    document = json.loads(text)
+    document["sources"] = [
+        os.path.relpath(os.path.normpath(outdir / source), folder) for source in document["sources"]
+    ]
+    return json.dumps(document).encode()
 
 
 def _copied(project: Project, outdir: Path, name: str) -> Part:

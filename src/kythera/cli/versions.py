@@ -9,6 +9,8 @@ from kythera.cli.command import Here, table, with_here
 from kythera.cli.upload import MESSAGE, TAG
 from kythera.model.errors import KytheraError
 
+TRIGGER = "workers/triggered_by"
+
 
 @click.group()
 def versions() -> None:
@@ -37,6 +39,7 @@ def overview(
             "number": each.get("number"),
             "created_on": each["metadata"]["created_on"],
             "source": each["metadata"].get("source", ""),
+            "triggered_by": each.get("annotations", {}).get(TRIGGER, ""),
             "message": each.get("annotations", {}).get(MESSAGE, ""),
             "tag": each.get("annotations", {}).get(TAG, ""),
             "percentage": shares.get(each["id"], 0),
@@ -54,7 +57,7 @@ def _text(rows: list[dict[str, Any]]) -> str:
             row["id"],
             row["created_on"][:19].replace("T", " "),
             f"{row['percentage']:g} %" if row["percentage"] else "-",
-            " ".join(filter(None, (row["tag"], row["message"]))) or row["source"],
+            " ".join(filter(None, (row["tag"], row["message"]))) or row["triggered_by"] or "-",
         )
         for row in rows
     ]
@@ -90,7 +93,7 @@ def rollback(here: Here, name: str, version: str | None, message: str | None) ->
             json={
                 "strategy": "percentage",
                 "versions": [{"version_id": target, "percentage": 100}],
-                "annotations": {MESSAGE: message or "Rollback", "workers/triggered_by": "rollback"},
+                "annotations": {MESSAGE: message or "Rollback", TRIGGER: "rollback"},
             },
         )
     here.show({"worker": name, "version_id": target}, f"{name} serves version {target} again.")
