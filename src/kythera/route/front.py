@@ -137,8 +137,11 @@ class Front:
         """Wait until HAProxy serves; return its newest process. Raises FrontSilent."""
         with anyio.move_on_after(deadline_s):
             while True:
+                # The process serves a moment before its master listens on the other socket.
                 with contextlib.suppress(FrontSilent):
-                    return await self._newest_pid()
+                    pid = await self._newest_pid()
+                    if (await processes(self._master_socket)).newest == pid:
+                        return pid
                 await anyio.sleep(POLL_S)
         raise FrontSilent(f"HAProxy did not start within {deadline_s:g} s.")
 

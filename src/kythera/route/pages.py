@@ -17,6 +17,14 @@ CONTENT_TYPES = {
     "json": "application/json",
     "text": "text/plain; charset=utf-8",
 }
+REFUSED_MARK = "x-kythera-refused"
+CANNOT_START = (
+    "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n"
+    f"{REFUSED_MARK}: 1\r\n\r\n"
+).encode()
+"""What to write to a connection that waits on a socket whose cell cannot start; the front door
+shows the visitor its own page instead. Closing without a word would do for a client's first
+request, but on a kept-alive connection HAProxy would hang up without a page."""
 STYLE = (
     ":root{color-scheme:light dark;font:17px/1.5 system-ui,sans-serif}"
     "body{margin:0;min-height:100vh;display:grid;place-items:center}"

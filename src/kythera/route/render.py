@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kythera.model.limits import Limits
-from kythera.route.pages import CONTENT_TYPES, FORMS, PAGES, page_rows
+from kythera.route.pages import CONTENT_TYPES, FORMS, PAGES, REFUSED_MARK, page_rows
 from kythera.route.plan import MAPS, NOWHERE, ROUTED, FrontPlan, Server, slot_name
 from kythera.route.weights import BUCKETS
 
@@ -257,6 +257,10 @@ def _response_rules(limits: Limits) -> Iterator[str]:
     yield (
         f"  http-response return status 500 {_answer('1101', limits)} "
         f"if {{ status 500 }} !{{ res.hdr({CELL_MARK}) -m found }}"
+    )
+    yield (
+        f"  http-response return status 503 {_answer('503', limits)} "
+        f"if {{ status 503 }} {{ res.hdr({REFUSED_MARK}) -m found }}"
     )
     yield f"  http-response del-header {INTERNAL_PREFIX} -m beg"
     rule = "  http-after-response"
