@@ -173,7 +173,7 @@ async def test_code_that_takes_too_long_without_burning_is_refused(workshop: Wor
     """Goal: the wall clock is a limit of its own."""
     limits = Limits(startup_ms_max=60_000, startup_deadline_ms=200)
     told = await refused(workshop, workshop.worker("while (true) {}"), limits)
-    assert told == "Script startup took longer than 200 ms."
+    assert told == "The script's top-level code took longer than 200 ms."
 
 
 LEAKS = {

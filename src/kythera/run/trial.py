@@ -37,8 +37,10 @@ POLL_MS = 20
 MESSAGE_CHARACTERS_MAX = 4_000
 HEAD_BYTES_MAX = 64 * 1024
 NO_HANDLERS = "No event handlers were registered. This script does nothing."
-CPU_EXCEEDED = "Script startup exceeded CPU time limit."
-MEMORY_EXCEEDED = "Script startup exceeded memory limits."
+# Never the word "startup": wrangler 4.86 answers it by profiling the bundle itself, which for an
+# endless loop never ends.
+CPU_EXCEEDED = "The script's top-level code exceeded its CPU time limit."
+MEMORY_EXCEEDED = "The script's top-level code exceeded its memory limit."
 
 _SERVICE = re.compile(r"^service .+?: ")
 _LISTENER = re.compile(r"""addEventListener\s*\(\s*(["'`])(\w+)\1""")
@@ -198,7 +200,7 @@ async def _ready(process: Child, control: int, limits: Limits) -> tuple[int, str
                 return used_ms, CPU_EXCEEDED
             if meters.private_bytes(process.pid) > PROCESS_MIB_MAX * MIB:
                 return used_ms, MEMORY_EXCEEDED
-    return used_ms, f"Script startup took longer than {limits.startup_deadline_ms} ms."
+    return used_ms, f"The script's top-level code took longer than {limits.startup_deadline_ms} ms."
 
 
 async def _exports(version: Version, path: Path, settings: TrialSettings) -> _Exports | None:
