@@ -173,7 +173,7 @@ def deployment_of(
         number=worker.deployments_made,
         created_on=now,
         author_email=services.author,
-        annotations=dict(notes) or annotations(None, "deployment"),
+        annotations=dict(notes) or annotations(None, "promotion"),
         versions=splits,
     )
 

@@ -127,7 +127,7 @@ def read_deployment(
     rollback = _is_older(splits, versions, current)
     if rollback and not force:
         _refuse_changed_secrets(splits, versions, current)
-    triggered_by = "rollback" if rollback else "deployment"
+    triggered_by = "rollback" if rollback else "promotion"
     return Wanted(splits, annotations(fields.get("annotations"), triggered_by))
 
 
