@@ -24,8 +24,9 @@ async def found(keeper: KeeperClient) -> dict[str, object]:
     }
 
 
-async def main(keeper_socket: str, report: str, cell_socket: str) -> None:
+async def main(*paths: str) -> None:
     """Report, see to it that cell and socket are there, announce, and wait."""
+    keeper_socket, report, cell_socket = paths
     async with connect_keeper(keeper_socket) as keeper:
         line = json.dumps(await found(keeper)) + "\n"
         await keeper.listen("cell:a:1", cell_socket)

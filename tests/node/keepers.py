@@ -4,6 +4,7 @@ Mostly the test itself is the agent: the keeper starts an `idle` program in its 
 test connects as an agent does.
 """
 
+import errno
 import os
 import signal
 import socket
@@ -143,5 +144,5 @@ def answers(path: Path) -> bool:
         try:
             probe.connect(str(path))
         except OSError as error:
-            return isinstance(error, OSError) and error.errno == 91
+            return error.errno == errno.EPROTOTYPE
     return True

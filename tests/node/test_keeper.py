@@ -26,9 +26,9 @@ from tests.processes import births
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
 PATH = {"PATH": os.environ["PATH"]}
 SAY_LISTEN = """echo '{"event":"listen","socket":"http","port":0}' >&{control}; exec sleep 1000"""
-SERVE = f"""
+SERVE = """
 import socket
-listener = socket.socket(fileno=int("{{socket:cell:a}}"))
+listener = socket.socket(fileno=int("{socket:cell:a}"))
 listener.setblocking(True)
 listener.accept()[0].sendall(b"served")
 """

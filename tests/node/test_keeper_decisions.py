@@ -40,7 +40,7 @@ def test_every_order_has_its_part_of_the_deadline(orders: list[int], stop_ms: in
     assert set(due) == set(orders)
     moments = [due[order] for order in sorted(due)]
     assert moments == sorted(moments)
-    assert 0 < moments[0]
+    assert moments[0] > 0
     assert moments[-1] < stop_ms / 1000
 
 

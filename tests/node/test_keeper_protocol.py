@@ -45,7 +45,10 @@ def test_each_socket_gets_one_number_wherever_it_is_named(names: list[str], cont
     if control:
         argv.append("--control-fd={control}")
     filled = fill(argv, env, control=control)
-    numbers = [*filled.sockets.values(), *([filled.control] if control else [])]
+    numbers = [*filled.sockets.values()]
+    if filled.control is not None:
+        numbers.append(filled.control)
+    assert (filled.control is not None) == control
     assert sorted(numbers) == list(range(3, 3 + len(numbers)))
     assert set(filled.sockets) == set(names)
     for name, word, value in zip(names, filled.argv, filled.env.values(), strict=False):

@@ -5,6 +5,7 @@ last: each order's children get their stop signal, and the next order is told wh
 or their part of `stop_ms` is over; then they are killed.
 """
 
+import signal
 from collections.abc import Callable, Iterable
 
 from kythera.ground.journal import Journal
@@ -14,6 +15,9 @@ from kythera.node.keeper_protocol import STOP_CELLS
 
 FIRST_SHARE = 0.5
 """Of stop_ms: for the first order, the front, whose requests are under way."""
+REPEAT_S = 0.25
+"""HAProxy loses a soft stop that reaches it in the first 0.1 s of a worker's life, and takes no
+notice of a second one; so signals other than SIGTERM, which some take as `at once`, are repeated."""
 LAST_SHARE = 0.95
 """Of stop_ms: when the last order is killed; the rest is for the kernel to clear away."""
 
@@ -60,6 +64,7 @@ class OrderedStop:
         # The front may still wake cells, so theirs is an order even when none runs now.
         orders = {STOP_CELLS, *(child.stop_order for child in self._children)}
         self._due = deadlines(orders, self._stop_ms)
+        self._loop.after(REPEAT_S, self._repeat)
         self.go_on()
 
     def go_on(self) -> None:
@@ -78,6 +83,13 @@ class OrderedStop:
             self._journal.say("stopping", order=order, processes=len(concerned))
             last_s = self._stop_ms / 1000 * LAST_SHARE
             self._arm(self._began_at + self._due.get(order, last_s), lambda: self._kill(order))
+
+    def _repeat(self) -> None:
+        for child in self._children:
+            if child.pid in self._told and child.stop_signal != signal.SIGTERM:
+                child.signal(child.stop_signal)
+        if not self.finished:
+            self._loop.after(REPEAT_S, self._repeat)
 
     def _arm(self, when: float, callback: Callable[[], None]) -> None:
         if self._timer is not None:
