@@ -32,6 +32,7 @@ class Call:
 
     method: str
     path: str
+    query: str
     headers: Message
     body: bytes
 
@@ -118,8 +119,9 @@ def handler_for(api: FakeApi) -> type[BaseHTTPRequestHandler]:
         def handle_any(self) -> None:
             """Answer any method."""
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
-            path = urlsplit(self.path).path.removeprefix(f"/client/v4/accounts/{ACCOUNT}")
-            call = Call(self.command, path, self.headers, body)
+            url = urlsplit(self.path)
+            path = url.path.removeprefix(f"/client/v4/accounts/{ACCOUNT}")
+            call = Call(self.command, path, url.query, self.headers, body)
             api.calls.append(call)
             status, envelope = api.answer(call)
             data = json.dumps(envelope).encode()

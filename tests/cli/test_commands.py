@@ -312,6 +312,19 @@ def test_rollback_serves_an_earlier_version(
     assert body["versions"] == [{"version_id": OLD, "percentage": 100}]
 
 
+def test_rollback_past_a_change_of_secrets_wants_to_be_meant(
+    run: Run, two_versions: FakeApi
+) -> None:
+    """The API refuses unless forced; the remedy names the option, and the option forces."""
+    refusal = (400, 10220, "The following secrets have changed: KEY")
+    two_versions.refusals["POST /workers/scripts/hello/deployments"] = refusal
+    assert "Add --yes" in run("rollback", "hello").err
+    two_versions.refusals.clear()
+    two_versions.calls.clear()
+    run("rollback", "hello", "--yes")
+    assert two_versions.asked("POST", "/deployments").query == "force=true"
+
+
 def test_rollback_refuses_what_it_cannot_find(run: Run, two_versions: FakeApi) -> None:
     """An unknown version, and a worker with no past."""
     assert "no versions begin with 'abc'" in run("rollback", "hello", "abc").err

@@ -26,6 +26,8 @@ REMEDIES = {
     10000: "The token in the state folder is not this platform's: is --state the right one?",
     10007: "See what there is: kythera worker list",
     10021: "Mend the code and deploy again; nothing was stored and the old version still serves.",
+    10215: "Serve the newest version first: deploy again, or `kythera rollback NAME VERSION`.",
+    10220: "Add --yes to serve that version with the secrets it had.",
     10027: "Make the bundle smaller, or raise the limit: kythera up --limit bundle_bytes_max=…",
 }
 

@@ -77,8 +77,9 @@ def _deployments(client: Client, name: str) -> list[dict[str, Any]]:
 @click.argument("name")
 @click.argument("version", required=False)
 @click.option("--message", help="Why; kept with the deployment.")
+@click.option("--yes", "-y", is_flag=True, help="Also when the secrets have changed since.")
 @with_here
-def rollback(here: Here, name: str, version: str | None, message: str | None) -> None:
+def rollback(here: Here, name: str, version: str | None, message: str | None, yes: bool) -> None:
     """Serve an earlier version again.
 
     Without VERSION: the newest earlier deployment that served one version alone. VERSION is an
@@ -90,6 +91,7 @@ def rollback(here: Here, name: str, version: str | None, message: str | None) ->
         client.call(
             "POST",
             client.script(name, "/deployments"),
+            params={"force": "true"} if yes else {},
             json={
                 "strategy": "percentage",
                 "versions": [{"version_id": target, "percentage": 100}],
