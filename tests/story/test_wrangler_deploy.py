@@ -288,11 +288,11 @@ def test_a_binding_that_is_not_offered_is_refused_by_name(
 
 
 BROKEN = {
-    "throws": ('export const x = 1;\n{}\nthrow new Error("no config");\n', "no config"),
-    "loops": ("while (true) {}\n{}\n", "CPU"),
-    "missing": ('import "./not-there.js";\n{}\n', "not-there.js"),
-    "syntax": ("export default { fetch( { {}\n", "SyntaxError"),
+    "throws": ('export const x = 1;\nthrow new Error("no config");\n', "no config"),
+    "loops": ("while (true) {}\n", "CPU"),
+    "missing": ('import "./not-there.js";\n', "not-there.js"),
 }
+"""Top-level code that cannot start, and a word of what the owner must be told."""
 
 
 @pytest.mark.parametrize("kind", BROKEN)
@@ -303,7 +303,7 @@ def test_code_that_does_not_start_is_refused_with_its_own_message(
     name, platform = wrangler.name(f"broken-{kind}"), wrangler.platform
     platform.upload(name, says("good"))
     code, word = BROKEN[kind]
-    files = {"index.js": code.replace("{}\n", says("bad"))}
+    files = {"index.js": code + says("bad")}
     refused = wrangler.refuse(
         "deploy", "--no-bundle", project=write_project(tmp_path, {"name": name}, files)
     )
