@@ -22,6 +22,17 @@ def cpu_seconds(pid: int) -> float:
         return 0.0
 
 
+def machine_cpu_seconds() -> tuple[float, float]:
+    """Return (busy, all) CPU seconds of this machine's cores together since it booted.
+
+    From the first line of /proc/stat (proc(5)): user nice system idle iowait irq softirq steal,
+    where idle and iowait are not busy."""
+    with Path("/proc/stat").open("rb") as stat:
+        ticks = [int(field) for field in stat.readline().split()[1:9]]
+    tick_s = 1 / os.sysconf("SC_CLK_TCK")
+    return (sum(ticks) - ticks[3] - ticks[4]) * tick_s, sum(ticks) * tick_s
+
+
 def private_bytes(pid: int) -> int:
     """Return the memory that would come back if the process ended: private clean and dirty."""
     try:

@@ -182,6 +182,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         front.run,
         agent.front.run,
         agent.front.measure,
+        agent.facts.measure,
         agent.mind.watch_sockets,
         agent.mind.keep_time,
         agent.consoles.run,

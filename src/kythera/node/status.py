@@ -11,12 +11,13 @@ import anyio
 import msgspec
 
 import kythera
-from kythera.ground.meters import private_bytes
+from kythera.ground.meters import machine_cpu_seconds, private_bytes
 from kythera.model.platform import Platform
 from kythera.run.cell import Cell
 from kythera.run.decide import Cells
 
 SEND_S = 5.0
+MEASURE_S = 1.0
 
 
 @dataclass
@@ -27,7 +28,19 @@ class MachineFacts:
     front: str = "not started"
     applied_seq: int = 0
     workerd: str = ""
+    cpu_share: float = 0.0
+    """Busy part of all cores in the last MEASURE_S."""
     unknown_records: dict[str, str] = field(default_factory=dict)
+
+    async def measure(self) -> None:
+        """Keep `cpu_share` current, for ever."""
+        busy, total = machine_cpu_seconds()
+        while True:
+            await anyio.sleep(MEASURE_S)
+            busy_now, total_now = machine_cpu_seconds()
+            if total_now > total:
+                self.cpu_share = (busy_now - busy) / (total_now - total)
+            busy, total = busy_now, total_now
 
 
 def cell_status(machine: str, cell: Cell, starts_failed_max: int) -> dict[str, Any]:
@@ -55,8 +68,6 @@ def cell_status(machine: str, cell: Cell, starts_failed_max: int) -> dict[str, A
 
 def status(platform: Platform, cells: Cells, facts: MachineFacts) -> dict[str, Any]:
     """Return the whole document."""
-    load_1m, _, _ = os.getloadavg()
-    cores = os.cpu_count() or 1
     machine = {
         "name": platform.machine,
         "site": platform.site,
@@ -65,8 +76,8 @@ def status(platform: Platform, cells: Cells, facts: MachineFacts) -> dict[str, A
         "state": "ready",
         "kythera": kythera.__version__,
         "workerd": facts.workerd,
-        "cores": cores,
-        "cpu_share": round(min(1.0, load_1m / cores), 3),
+        "cores": os.cpu_count() or 1,
+        "cpu_share": round(facts.cpu_share, 3),
         "applied_seq": facts.applied_seq,
         "log": facts.log,
         "front": facts.front,
