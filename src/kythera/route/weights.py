@@ -31,6 +31,8 @@ def weights(percentages: Sequence[float]) -> list[int]:
         error = max(abs(w * scale - p) for w, p in zip(tried, percentages, strict=True))
         if error < best_error - 1e-9:
             best, best_error = tried, error
+        if best_error <= 1e-9:
+            break  # exact: at once for a lone version, which nearly every worker has
     return best
 
 
