@@ -232,3 +232,19 @@ async def test_a_deaf_watcher_costs_no_request(workshop: Workshop, somebody: boo
             with anyio.fail_after(4):
                 for _ in range(20):
                     assert (await cell.get("/fine")).text == "fine"
+
+
+async def test_text_holds_any_character(workshop: Workshop) -> None:
+    """Goal: not even a zero cuts a text short."""
+    text = "a\0b\u2028\U0001f600"
+    version = workshop.worker(
+        "import text from './t.txt'; export default { fetch(request, env) {"
+        " return Response.json([text, env.TEXT, env.VALUE]); } };",
+        workshop.module("./t.txt", text, "text"),
+        bindings=(
+            Binding(name="TEXT", type="plain_text", fields={"text": text}),
+            Binding(name="VALUE", type="json", fields={"json": text}),
+        ),
+    )
+    async with workshop.cell(version) as cell:
+        assert (await cell.get()).json() == [text, text, text]

@@ -23,13 +23,14 @@ FINE = "export default { fetch() {} };"
 
 
 @pytest.fixture(autouse=True)
-def _no_folder_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Watch the temporary folder (short: sockets live in it); processes and descriptors are
-    watched for all tests."""
-    with tempfile.TemporaryDirectory(prefix="k") as folder:
-        monkeypatch.setattr(tempfile, "tempdir", folder)
-        yield
-        assert list(Path(folder).iterdir()) == []
+def _no_folder_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Watch the temporary folder, whose path is longer than a socket's may be; processes and
+    descriptors are watched for all tests."""
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield
+    assert list(folder.iterdir()) == []
 
 
 async def refused(workshop: Workshop, version: Version, limits: Limits | None = None) -> str:

@@ -302,7 +302,7 @@ def _metadata(version: Version) -> Fields:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(value, separators=(",", ":"))  # ASCII: holds even half a surrogate pair
 
 
 def _our_worker(name: str, bindings: Sequence[Fields]) -> Fields:

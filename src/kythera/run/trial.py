@@ -101,7 +101,7 @@ async def try_version(
         )
         async with _turn():
             try:
-                tried = await _run(version, config, Path(folder) / "trial.sock", settings)
+                tried = await _run(version, config, Path(folder), settings)
             except _Failed as failed:
                 text = _explain(failed.message, version.modules, read_blob)
                 raise Refusal(10021, settings.map_stack(text)) from None
@@ -142,10 +142,13 @@ class _Failed(Exception):
         self.message = message
 
 
-async def _run(version: Version, config: bytes, path: Path, settings: TrialSettings) -> Trial:
+async def _run(version: Version, config: bytes, folder: Path, settings: TrialSettings) -> Trial:
     control, child_control = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    place = os.open(folder, os.O_PATH | os.O_CLOEXEC)
     listening = socket.socket(socket.AF_UNIX)
     try:
+        # A temporary folder's own path may be longer than a socket's may be.
+        path = Path(f"/proc/self/fd/{place}/trial.sock")
         listening.bind(str(path))
         listening.listen()
         argv = workerd_argv(settings.workerd, str(listening.fileno()), str(child_control))
@@ -156,7 +159,7 @@ async def _run(version: Version, config: bytes, path: Path, settings: TrialSetti
             return await _watch(version, process, control, path, settings)
     finally:
         listening.close()
-        for descriptor in (control, child_control):
+        for descriptor in (control, child_control, place):
             if descriptor >= 0:
                 os.close(descriptor)
 
