@@ -154,7 +154,10 @@ def test_a_platform_that_is_down_is_told_from_one_that_never_was(run: Run, layou
     )
     ran = run("status", "--json")
     assert ran.code == 3
-    assert json.loads(ran.err)["error"]["message"].startswith("no agent answers")
+    assert json.loads(ran.err)["error"] == {
+        "message": f"the platform in {layout.state} is down.",
+        "remedy": f"Start it: kythera up --state {layout.state}",
+    }
 
 
 def test_the_environment_is_what_wrangler_needs(run: Run, layout: Layout) -> None:

@@ -1,12 +1,16 @@
 """The status as a person reads it, and as it comes over the agent's socket."""
 
+import fcntl
 import json
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from kythera.cli.status import text
 from kythera.ground.layout import Layout
+from kythera.node.up_options import LOCK_NAME
 from tests.cli.conftest import Run
 
 CELL: dict[str, Any] = {
@@ -43,6 +47,15 @@ site    21624ea2  idle   0          -               1.2 s  0
 """
 
 
+@contextmanager
+def keeping(layout: Layout) -> Iterator[None]:
+    """Hold the state folder as a keeper does."""
+    layout.run.mkdir(parents=True, exist_ok=True)
+    with (layout.state / LOCK_NAME).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def test_the_busiest_cell_stands_first() -> None:
     """Two tables: machines, then cells."""
     assert text(STATUS) + "\n" == GOLDEN
@@ -55,8 +68,7 @@ def test_a_platform_without_workers_says_what_to_type() -> None:
 
 def test_the_agents_document_is_passed_on_as_it_came(run: Run, layout: Layout) -> None:
     """`--json` adds and drops nothing."""
-    layout.run.mkdir(parents=True, exist_ok=True)
-    with socket.socket(socket.AF_UNIX) as listening:
+    with keeping(layout), socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(layout.status_socket))
         listening.listen()
 
@@ -71,3 +83,13 @@ def test_the_agents_document_is_passed_on_as_it_came(run: Run, layout: Layout) -
         thread.join()
     assert ran.code == 0, ran.err
     assert json.loads(ran.out) == STATUS
+
+
+def test_a_platform_whose_agent_does_not_answer_is_not_called_down(
+    run: Run, layout: Layout
+) -> None:
+    """The keeper is there; the remedy is its log, not a second start."""
+    with keeping(layout):
+        ran = run("status")
+    assert ran.code == 3
+    assert "runs, but its agent does not answer (FileNotFoundError)" in ran.err

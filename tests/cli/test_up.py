@@ -1,5 +1,7 @@
 """What `kythera up` makes of its words, before anything starts."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,14 @@ def test_a_wrong_limit_is_a_usage_error(bare: Run, tmp_path: Path, pair: str, sa
     ran = bare("up", "--state", str(tmp_path), "--limit", pair)
     assert ran.code == 2
     assert says in ran.err
+
+
+def test_the_keepers_command_loads_no_loop_and_no_network_library() -> None:
+    """It forks: what it does not load need not be copied at a cold start."""
+    code = (
+        "import sys, kythera.cli.main, kythera.cli.up, kythera.node.keeper;"
+        "print([m for m in ('anyio', 'asyncio', 'httpx', 'nats', 'capnp') if m in sys.modules])"
+    )
+    argv = [sys.executable, "-c", code]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "[]\n"

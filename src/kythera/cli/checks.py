@@ -5,7 +5,6 @@ to do. Checks look and never mend. Those of a running platform run only when one
 """
 
 import ctypes
-import fcntl
 import os
 import re
 import resource
@@ -26,7 +25,6 @@ from kythera.ground.layout import Layout
 from kythera.ground.processes import child
 from kythera.model.errors import KytheraError, SetupError
 from kythera.model.platform import Platform
-from kythera.node.up_options import LOCK_NAME
 from kythera.run.workerd import ca_available, find_schema, find_workerd, workerd_version
 
 PROGRAM_S = 5.0
@@ -275,18 +273,3 @@ def paths(layout: Layout) -> Verdict:
     """Say where this platform's files are; long paths move the sockets elsewhere."""
     moved = layout.run.parent != layout.state.resolve()
     return ok("state", f"{layout.state}" + (f" (sockets in {layout.run})" if moved else ""))
-
-
-def is_running(layout: Layout) -> bool:
-    """Tell whether a keeper holds this state folder."""
-    try:
-        descriptor = os.open(layout.state / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

@@ -9,6 +9,7 @@ from kythera.cli import checks
 from kythera.cli.checks import Verdict
 from kythera.cli.client import connect
 from kythera.cli.command import Here, with_here
+from kythera.cli.status import is_running
 from kythera.ground.layout import Layout
 from kythera.model.errors import KytheraError
 
@@ -48,7 +49,7 @@ async def examine_platform(layout: Layout) -> list[Verdict]:
     except KytheraError as error:
         return [Verdict("platform", "warn", error.message, error.remedy)]
     found = [checks.paths(layout), checks.private_files(layout)]
-    if not checks.is_running(layout):
+    if not is_running(layout):
         down = Verdict(
             "platform", "warn", "it is down.", f"Start it: kythera up --state {layout.state}"
         )

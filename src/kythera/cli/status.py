@@ -1,6 +1,8 @@
 """`kythera status`: what the agent sees now, as JSON or as two tables."""
 
+import fcntl
 import json
+import os
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +11,7 @@ import click
 
 from kythera.cli.command import Here, NotRunning, platform_of, table, with_here
 from kythera.ground.layout import Layout
+from kythera.node.up_options import LOCK_NAME
 
 STATUS_S = 5.0
 """An agent that does not tell its status by then is not well."""
@@ -23,9 +26,29 @@ def status(here: Here) -> None:
     here.show(document, text(document))
 
 
+def is_running(layout: Layout) -> bool:
+    """Tell whether a keeper holds this state folder."""
+    try:
+        descriptor = os.open(layout.state / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def read_status(layout: Layout) -> dict[str, Any]:
     """Return the agent's status. Raises NotRunning when nobody answers."""
     platform_of(layout)
+    if not is_running(layout):
+        raise NotRunning(
+            f"the platform in {layout.state} is down.",
+            remedy=f"Start it: kythera up --state {layout.state}",
+        )
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(STATUS_S)
@@ -34,9 +57,9 @@ def read_status(layout: Layout) -> dict[str, Any]:
         document = json.loads(raw)
     except (OSError, ValueError) as error:
         raise NotRunning(
-            f"no agent answers in {layout.state} ({type(error).__name__}).",
-            remedy=f"If the platform is down: kythera up --state {layout.state}. If `kythera up` "
-            "runs, its log says why the agent does not; ask `kythera doctor` too.",
+            f"the platform in {layout.state} runs, but its agent does not answer "
+            f"({type(error).__name__}).",
+            remedy="It may be starting; else the log of `kythera up` says why, or `kythera doctor`.",
         ) from None
     assert isinstance(document, dict)
     return document
