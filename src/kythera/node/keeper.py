@@ -20,6 +20,7 @@ from kythera.ground.chance import SystemChance
 from kythera.ground.journal import Journal
 from kythera.ground.layout import Layout
 from kythera.ground.sockets import listen_seqpacket
+from kythera.model.errors import SetupError
 from kythera.model.platform import Platform
 from kythera.node import keeper_banner, systemd
 from kythera.node import keeper_protocol as protocol
@@ -45,6 +46,7 @@ from kythera.node.up_options import (
     remove_moved_run,
     write_platform,
 )
+from kythera.run.workerd import find_workerd, hold_binary
 
 __all__ = ["UpOptions", "run"]
 
@@ -68,6 +70,9 @@ def run(options: UpOptions) -> int:
         keeper = Keeper(options, layout)
         stack.callback(keeper.close)
         keeper.open(patient=lock.was_killed)
+        with contextlib.suppress(SetupError):  # The agent says so, and what to install.
+            # So that the only cell's memory is told as what it is: see hold_binary.
+            stack.callback(hold_binary(find_workerd()).close)
         return keeper.run()
 
 
@@ -256,6 +261,7 @@ class Keeper:
             self._listener.close()
             self._layout.keeper_socket.unlink(missing_ok=True)
         self._sockets.close_all()
+        self._sockets.remove_stale(self._layout)  # what the children left
         remove_moved_run(self._layout)
         self._notifier.close()
         self._loop.close()
