@@ -28,6 +28,7 @@ from kythera.control.services import BlobStore, OpenSecret, ReadBlob, Services, 
 from kythera.control.store import Store, put
 from kythera.control.tail_hub import TailHub
 from kythera.control.tails import keep_sweeping
+from kythera.control.unmasked import LenientWebSockets
 from kythera.deploy.assets import session_key
 from kythera.deploy.seal import Sealer
 from kythera.deploy.source_map import map_stack, source_maps
@@ -145,7 +146,7 @@ def server_for(app: ASGIApp, platform: Platform) -> QuietServer:
         uvicorn.Config(
             app,
             http="h11",
-            ws="websockets-sansio",
+            ws=LenientWebSockets,
             ws_max_size=MESSAGE_BYTES_MAX,
             ws_ping_interval=20,
             ws_ping_timeout=20,
