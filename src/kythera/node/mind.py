@@ -70,7 +70,7 @@ class Mind:
         self.traffic_changed = anyio.Event()
         self.started: Callable[[str], None] = lambda _: None
         """Told the name of each process that was started (its output wants reading)."""
-        self._shown: tuple[dict[WorkerKey, Traffic], dict[WorkerKey, str]] = ({}, {})
+        self._revision = 0
         self._journal = structlog.get_logger("cells")
 
     # -- facts ---------------------------------------------------------------------------------
@@ -155,9 +155,8 @@ class Mind:
                     self.tasks.start_soon(self.keeper.signal, process, SIGKILL)
                 case Refuse(cell):
                     self.tasks.start_soon(self._refuse, cell)
-        shown = self.traffic()
-        if shown != self._shown:
-            self._shown = shown
+        if self._revision != self.cells.revision:
+            self._revision = self.cells.revision
             self.traffic_changed.set()
 
     async def _open(self, cell: CellName, path: str) -> None:

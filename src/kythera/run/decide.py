@@ -58,6 +58,8 @@ class WorkerCells:
         self.applied: tuple[Share, ...] = ()
         self.confirmed = False
         """Whether HAProxy's view is known at all (not so after the agent was restarted)."""
+        self.shown: tuple[tuple[Share, ...], str] = ((), "")
+        """What the front door was last asked to do with this worker: shares, or why to refuse."""
         self._orders: list[Order] = []
 
     # -- facts ---------------------------------------------------------------------------------
@@ -301,6 +303,8 @@ class Cells:
         self.limits = limits
         self.cores = cores
         self.workers: dict[WorkerKey, WorkerCells] = {}
+        self.revision = 0
+        """Grows whenever `traffic` or `failing` would answer something else."""
 
     def _worker(self, key: WorkerKey) -> WorkerCells:
         if key not in self.workers:
@@ -438,6 +442,10 @@ class Cells:
 
     def _settle(self, worker: WorkerCells, now: float) -> list[Order]:
         orders = worker.reconcile(now)
+        shown = (worker.decided, worker.failing(now))
+        if shown != worker.shown:
+            worker.shown = shown
+            self.revision += 1
         if not worker.cells and not worker.target and not worker.decided and not worker.applied:
             self.workers.pop(worker.key, None)
         return orders
