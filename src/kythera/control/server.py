@@ -220,6 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     configure("api")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # we say it ourselves
     try:
         anyio.run(serve, Layout(options.state))
     except KytheraError as error:
