@@ -4,10 +4,8 @@ Mostly the test itself is the agent: the keeper starts an `idle` program in its 
 test connects as an agent does.
 """
 
-import errno
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,9 +101,10 @@ def start(
         "limits": {},
         **options,
     }
-    log = state.with_suffix(".log")
+    starts = len(list(state.parent.glob(f"{state.name}-*.log")))
+    log = state.with_name(f"{state.name}-{starts}.log")
     source = Path(__file__).parents[2] / "src"
-    with log.open("a") as stderr:
+    with log.open("w") as stderr:
         process = subprocess.Popen(
             [*argv, sys.executable, "-c", START, msgspec.json.encode(chosen).decode()],
             stdout=subprocess.PIPE,
@@ -123,7 +122,7 @@ def running(state: Path, **options: Any) -> Iterator[RunningKeeper]:
     keeper = start(state, **options)
     try:
         wait_until(
-            lambda: answers(keeper.layout.keeper_socket) or keeper.process.poll() is not None,
+            lambda: keeper.events("agent_started") or keeper.process.poll() is not None,
             f"a keeper: {keeper.log.read_text()}",
         )
         assert keeper.process.poll() is None, keeper.log.read_text()
@@ -135,14 +134,3 @@ def running(state: Path, **options: Any) -> Iterator[RunningKeeper]:
         assert keeper.process.stdout is not None
         keeper.process.stdout.close()
         wait_until(lambda: not alive(keeper.seen), f"nothing left: {alive(keeper.seen)}")
-
-
-def answers(path: Path) -> bool:
-    """Tell whether a keeper listens at `path`, without becoming its agent."""
-    # A stream socket is refused with EPROTOTYPE by a living message socket: no connection is made.
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError as error:
-            return error.errno == errno.EPROTOTYPE
-    return True

@@ -81,7 +81,7 @@ def test_the_command_in_the_banner_can_be_typed_anywhere(
     assert our_command(str(command)) == str(command)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert our_command(str(command)) == "kythera"
-    assert our_command("x/__main__.py").endswith(" -m kythera")
+    assert our_command("x/__main__.py").endswith(" -m kythera.cli")
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,17 @@ def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SetupError, match=r"file/state.*--state DIR"):
         prepare_folders(Layout(tmp_path / "file" / "state"))
+
+
+def test_a_folder_of_sockets_that_somebody_planted_is_refused(tmp_path: Path) -> None:
+    """Goal: no stranger reads our sockets. Method: a link where the folder belongs."""
+    layout = Layout(tmp_path / ("long" * 20))
+    layout.run.symlink_to(tmp_path)
+    try:
+        with pytest.raises(SetupError, match="somebody else"):
+            prepare_folders(layout)
+    finally:
+        layout.run.unlink()
 
 
 def test_secrets_are_made_once_and_for_the_owner_alone(tmp_path: Path) -> None:

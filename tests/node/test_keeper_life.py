@@ -392,5 +392,5 @@ def test_a_keeper_imports_nothing_heavy() -> None:
     found = subprocess.run(
         [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True
     ).stdout.split()
-    heavy = {"asyncio", "anyio", "structlog", "nats", "capnp", "starlette", "lmdb", "subprocess"}
+    heavy = {"asyncio", "structlog", "nats", "capnp", "starlette", "lmdb", "subprocess"}
     assert heavy.isdisjoint(found)

@@ -77,7 +77,7 @@ def our_command(argv0: str) -> str:
         return "kythera"
     if path.name == "kythera" and os.access(path, os.X_OK):
         return shlex.quote(str(path))
-    return f"{shlex.quote(sys.executable)} -m kythera"
+    return f"{shlex.quote(sys.executable)} -m kythera.cli"
 
 
 def json_line(event: Mapping[str, Any]) -> str:

@@ -97,7 +97,7 @@ class HeldSockets:
             self._hold("tail", listen_unix(layout.tail_socket), str(layout.tail_socket))
 
     def remove_stale(self, layout: Layout) -> None:
-        """Unlink the unix sockets of a platform that was killed."""
+        """Unlink the unix sockets that nobody holds any more."""
         ours = {path for _, path in self._held.values()}
         for folder in (layout.run, layout.cells):
             for path in folder.glob("*.sock"):

@@ -136,13 +136,14 @@ def _lives(pid: str) -> bool:
 def prepare_folders(layout: Layout) -> None:
     """Make the state folder and the folder of its sockets, both 0700. Raises SetupError."""
     try:
-        for folder in (layout.state, layout.run, layout.cells):
+        layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (layout.state / LOCK_NAME).touch(mode=0o600)
+        for folder in (layout.run, layout.cells):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status = folder.lstat()
+            status = folder.lstat()  # it may lie where everybody may make folders: trust ours only
             if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
                 raise PermissionError(errno.EPERM, "it belongs to somebody else", str(folder))
             folder.chmod(0o700)
-        (layout.state / LOCK_NAME).touch(mode=0o600)
     except OSError as error:
         raise SetupError(
             f"cannot use the state folder {layout.state}: {error.strerror} ({error.filename}).",
