@@ -513,16 +513,24 @@ def multipart(parts: list[tuple[bytes, bytes]], boundary: bytes = b"b0undary") -
 heads = st.one_of(
     st.sampled_from(
         [
-            b'Content-Disposition: form-data; name="index.js"; filename="index.js"\r\n'
-            b"Content-Type: application/javascript+module",
-            b'Content-Disposition: form-data; name="index.js"; filename="index.js"\r\n'
-            b"Content-Type: application/javascript",
-            b'Content-Disposition: form-data; name="x"; filename="../../etc/passwd"\r\n'
-            b"Content-Type: text/plain",
+            (
+                b'Content-Disposition: form-data; name="index.js"; filename="index.js"\r\n'
+                b"Content-Type: application/javascript+module"
+            ),
+            (
+                b'Content-Disposition: form-data; name="index.js"; filename="index.js"\r\n'
+                b"Content-Type: application/javascript"
+            ),
+            (
+                b'Content-Disposition: form-data; name="x"; filename="../../etc/passwd"\r\n'
+                b"Content-Type: text/plain"
+            ),
             b'Content-Disposition: form-data; name="x"; filename="a\x00b"\r\nContent-Type: text/plain',
             b'Content-Disposition: form-data; name="x"; filename="\xff\xfe"\r\nContent-Type: text/plain',
-            b'Content-Disposition: form-data; name="w"; filename="w.wasm"\r\n'
-            b"Content-Type: application/wasm",
+            (
+                b'Content-Disposition: form-data; name="w"; filename="w.wasm"\r\n'
+                b"Content-Type: application/wasm"
+            ),
             b'Content-Disposition: form-data; name="p"; filename="p.py"\r\nContent-Type: text/x-python',
             b'Content-Disposition: form-data; name="u"; filename="u"\r\nContent-Type: what/ever',
             b'Content-Disposition: form-data; name="settings"',

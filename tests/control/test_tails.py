@@ -5,6 +5,7 @@ The socket is spoken to as a server speaks to an application (ASGI), without a n
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,7 +17,8 @@ from starlette.types import Message
 from kythera.control.app import build_events_app
 from kythera.control.tails import sweep
 from kythera.ground.clock import iso
-from tests.control.world import ACCOUNT, World
+from kythera.model.limits import Limits
+from tests.control.world import ACCOUNT, World, world_at
 
 pytestmark = pytest.mark.anyio
 ANSWER_S = 5.0
@@ -166,16 +168,33 @@ async def test_the_address_of_a_socket_is_the_capability(world: World) -> None:
             assert watcher.said[0]["status"] == 404
 
 
-async def test_a_tail_ends_when_its_worker_does(world: World) -> None:
+async def test_a_tail_ends_when_its_worker_does(tmp_path: Path) -> None:
     """The socket is closed, and the record is not written again."""
-    await world.deploy()
-    tail = await made(world)
-    async with watching(world, path_of(tail)) as watcher:
-        await world.ok("DELETE", "services/hello")
-        with anyio.fail_after(ANSWER_S + 5):
-            while watcher.said[-1]["type"] != "websocket.close":
-                await anyio.sleep(0.01)
-    assert [k for k in world.catalog.records if k.startswith("tail.")] == []
+    async with world_at(tmp_path, Limits(tail_idle_s=0.3)) as world:
+        await world.deploy()
+        tail = await made(world)
+        async with watching(world, path_of(tail)) as watcher:
+            await world.ok("DELETE", "services/hello")
+            await watcher.wait(2)
+            assert watcher.said[-1]["type"] == "websocket.close"
+        assert [k for k in world.catalog.records if k.startswith("tail.")] == []
+
+
+async def test_a_tail_lives_as_long_as_somebody_is_connected(tmp_path: Path) -> None:
+    """Its record is renewed while the socket is open."""
+    async with world_at(tmp_path, Limits(tail_idle_s=0.3)) as world:
+        await world.deploy()
+        tail = await made(world)
+        async with watching(world, path_of(tail)):
+            world.clock.time += 0.2
+            with anyio.fail_after(ANSWER_S):
+                while True:
+                    record = world.catalog.tails(ACCOUNT, "hello")[0]
+                    if record.expires_on > tail["expires_at"]:
+                        break
+                    await anyio.sleep(0.01)
+            world.clock.time += 0.2
+            assert await sweep(world.services) == 0
 
 
 async def test_tails_nobody_watches_are_swept(world: World) -> None:

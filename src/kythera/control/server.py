@@ -34,6 +34,7 @@ from kythera.deploy.seal import Sealer
 from kythera.deploy.source_map import map_stack, source_maps
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.jetstream import open_log
+from kythera.distribute.served import Served
 from kythera.ground.chance import SystemChance
 from kythera.ground.clock import SystemClock
 from kythera.ground.journal import Journal, configure
@@ -41,7 +42,7 @@ from kythera.ground.layout import Layout
 from kythera.ground.sockets import listen_tcp, listen_unix
 from kythera.model.errors import Conflict, KytheraError, StoreUnavailable
 from kythera.model.platform import Platform
-from kythera.model.records import Account, Version
+from kythera.model.records import Account, Deployment, Version
 from kythera.run.trial import TrialSettings, try_version
 from kythera.run.workerd import find_workerd
 
@@ -94,10 +95,16 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         copy = stack.enter_context(LateCopy(layout.copy))
         log = await stack.enter_async_context(open_log(layout.log_address, limits, within_ms=0))
+        served = stack.enter_context(Served(layout.served, readonly=True))
+
+        async def live(deployment: Deployment) -> bool:
+            about = (deployment.account, deployment.worker, deployment.id)
+            return await served.wait(*about, within_ms=limits.served_ms)
+
         yield Services(
             platform=platform,
             token=layout.token.read_text().strip(),
-            store=Store(log, copy, limits),
+            store=Store(log, copy, limits, live),
             blobs=blobs,
             seals=sealer,
             session_key=session_key(layout.secrets_key.read_bytes().strip()),

@@ -17,7 +17,7 @@ from kythera.distribute.log import Entry, Log
 from kythera.model.catalog import Catalog
 from kythera.model.errors import Conflict, StoreUnavailable
 from kythera.model.limits import Limits
-from kythera.model.records import Record, encode
+from kythera.model.records import Deployment, Record, encode
 
 T = TypeVar("T")
 POLL_MS_MIN = 1
@@ -57,11 +57,16 @@ def end(key: str) -> Change:
     return Change(key, None)
 
 
+Live = Callable[[Deployment], Awaitable[object]]
+"""Waits, but not for ever, until this machine's front door serves a deployment."""
+
+
 class Store:
     """Reads and writes records. One per process."""
 
-    def __init__(self, log: Log, copy: Copied, limits: Limits) -> None:
+    def __init__(self, log: Log, copy: Copied, limits: Limits, live: Live | None = None) -> None:
         self._log = log
+        self._live = live
         self._copy = copy
         self._limits = limits
         self._catalog = Catalog()
@@ -92,6 +97,8 @@ class Store:
     async def write(self, changes: Iterable[Change]) -> None:
         """Write records in order, each over the value that `catalog` last showed of it.
 
+        Returns when this machine's copy shows them and, for a deployment, when the front door
+        serves it (or does not within `served_ms`: the last good one serves on meanwhile).
         The first is the guard: put the record there that a concurrent writer would write too.
         All are checked against the size limit before the first is written."""
         encoded = [(change, self._encoded(change)) for change in changes]
@@ -100,6 +107,9 @@ class Store:
             guard = self.guard_of(change.key) if change.guard is None else change.guard
             seq = await self._log.append(change.key, value, expected_seq=guard)
         await self.caught_up(seq)
+        for change, _ in encoded:
+            if self._live is not None and isinstance(change.record, Deployment):
+                await self._live(change.record)
 
     def _encoded(self, change: Change) -> bytes | None:
         if change.record is None:

@@ -158,18 +158,17 @@ class Socket:
     async def _renew(self, tail: Tail, scope: anyio.CancelScope) -> None:
         """Keep the record alive; when somebody ended it (or its worker), end the socket."""
         idle_s = self._services.platform.limits.tail_idle_s
-        renewed = self._services.clock.now()
         while True:
             await anyio.sleep(min(idle_s / 3, SOCKET_CHECK_S_MAX))
             try:
-                if self._services.store.catalog().records.get(tail.key()) is None:
+                record = self._services.store.catalog().records.get(tail.key())
+                if not isinstance(record, Tail):
                     scope.cancel()
                     return
                 now = self._services.clock.now()
-                if now >= renewed + idle_s / 3:
+                if record.expires_on <= iso(now + idle_s * 2 / 3):
                     later = msgspec.structs.replace(tail, expires_on=iso(now + idle_s))
                     await self._services.store.write([put(later)])
-                    renewed = now
             except KytheraError as error:
                 self._services.journal.say("tail_not_renewed", reason=str(error))
 
