@@ -49,7 +49,7 @@ export default { fetch() {
 BURN = """
 export default { fetch() {
   let x = 0;
-  for (let i = 0; i < 3e7; i++) x += i % 7;
+  for (let i = 0; i < 2e8; i++) x += i % 7;
   return new Response(String(x));
 } };
 """

@@ -65,6 +65,11 @@ class Layout:
         return self.state / "copy"
 
     @property
+    def served(self) -> Path:
+        """Which deployments the front door serves (derived)."""
+        return self.state / "served"
+
+    @property
     def nats(self) -> Path:
         """nats-server's configuration and store."""
         return self.state / "nats"

@@ -27,6 +27,7 @@ from kythera.distribute.jetstream import open_log
 from kythera.distribute.log import Log
 from kythera.distribute.nats_server import prepare as prepare_nats
 from kythera.distribute.nats_server import verify
+from kythera.distribute.served import Served
 from kythera.ground.clock import SystemClock
 from kythera.ground.journal import configure
 from kythera.ground.layout import Layout
@@ -161,7 +162,8 @@ async def run(layout: Layout) -> None:
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
         consoles = Consoles(keeper, clock)
         mind.started = consoles.listen_to
-        front = TrafficLoop(layout, platform, mind, facts)
+        table = stack.enter_context(Served(layout.served))
+        front = TrafficLoop(layout, platform, mind, facts, table)
         agent = Agent(
             layout, platform, keeper, copy, catalog, mind, consoles, front, facts, anyio.Event()
         )

@@ -48,6 +48,8 @@ class Engine:
     def note(self, event: Exited) -> None:
         """Take the keeper's word that a process has ended."""
         if event.name == self.name:
+            if self._keeper.stopping.is_set():
+                return  # As ordered; nothing is started any more.
             self._journal.error("engine_exited", engine=self.name, status=event.status)
             self._ended.set()
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import anyio
 import structlog
 
+from kythera.distribute.served import Served, served_key
 from kythera.ground.layout import Layout
 from kythera.model.errors import KytheraError
 from kythera.model.platform import Platform
@@ -33,7 +34,14 @@ THREADS_MAX = 4
 class TrafficLoop:
     """HAProxy's driver on this machine."""
 
-    def __init__(self, layout: Layout, platform: Platform, mind: Mind, facts: MachineFacts) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        platform: Platform,
+        mind: Mind,
+        facts: MachineFacts,
+        table: Served,
+    ) -> None:
         self._platform = platform
         self._mind = mind
         self._facts = facts
@@ -48,6 +56,8 @@ class TrafficLoop:
             threads=min(THREADS_MAX, os.cpu_count() or 1),
             descriptors_max=descriptors,
         )
+        self._table = table
+        self._served: dict[str, str] = {}
         self._front = Front(
             layout.haproxy, layout.haproxy_socket, layout.haproxy_master_socket, options
         )
@@ -93,8 +103,25 @@ class TrafficLoop:
                 self._journal.info("front", sentence=applied.sentence, reloaded=applied.reloaded)
             self._facts.front = applied.sentence
             self._mind.traffic_applied(traffic)
+            self._tell_served(traffic)
             self.ready.set()
             await self._mind.traffic_changed.wait()
+
+    def _tell_served(self, traffic: Iterable[Traffic]) -> None:
+        """Write down which deployments are live here now, as far as that has changed."""
+        catalog, now = self._mind.catalog, dict[str, str]()
+        for item in traffic:
+            deployment = catalog.deployed(item.account, item.worker)
+            if deployment is None:
+                continue
+            shown = {(share.version_id, share.percentage) for share in item.shares}
+            if shown == {(split.version_id, split.percentage) for split in deployment.versions}:
+                now[served_key(item.account, item.worker)] = deployment.id
+        gone = dict.fromkeys(self._served.keys() - now.keys())
+        news = {key: value for key, value in now.items() if self._served.get(key) != value}
+        if news or gone:
+            self._table.write({**news, **gone})
+        self._served = now
 
     async def measure(self) -> None:
         """Read HAProxy's counters twice a second, for ever."""
