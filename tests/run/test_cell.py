@@ -113,7 +113,7 @@ async def test_the_request_says_what_the_front_knows(workshop: Workshop) -> None
     code = """export default { fetch(request) { return Response.json(
         { cf: request.cf, url: request.url, names: [...request.headers.keys()] }); } };"""
     async with workshop.cell(workshop.worker(code)) as cell:
-        answer = await cell.get("/p?q", cf_blob='{"colo":"home"}', x_forwarded_proto="https")
+        answer = await cell.get("/p?q", cf_blob='{"colo":"home"}', x_kythera_scheme="https")
         told = answer.json()
         assert (told["cf"], told["url"]) == ({"colo": "home"}, "https://hello.localhost/p?q")
         assert "cf-blob" not in told["names"]

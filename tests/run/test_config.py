@@ -197,7 +197,7 @@ def test_the_socket_tells_our_answers_from_workerds_own() -> None:
     (socket,) = configured(MAIN)["sockets"]
     assert (socket["name"], socket["service"]["name"]) == ("http", "worker")
     http = socket["http"]
-    assert (http["forwardedProtoHeader"], http["cfBlobHeader"]) == ("X-Forwarded-Proto", "CF-Blob")
+    assert (http["forwardedProtoHeader"], http["cfBlobHeader"]) == ("X-Kythera-Scheme", "CF-Blob")
     assert http["injectResponseHeaders"] == [{"name": "x-kythera-cell", "value": "1"}]
 
 

@@ -151,7 +151,7 @@ async def test_the_worker_keeps_its_own_this_and_its_other_exports(workshop: Wor
     version = workshop.worker(code, compatibility_flags=("enable_ctx_exports",))
     async with workshop.cell(version) as cell:
         await cell.get("/a")
-        response = await cell.get("/b?c", x_forwarded_proto="https")
+        response = await cell.get("/b?c", x_kythera_scheme="https")
         assert response.json() == {
             "count": 2,
             "same": True,

@@ -43,6 +43,7 @@ SET_HEADERS = (
     ("X-Forwarded-For", "%[src]"),
     ("X-Forwarded-Proto", "%[var(sess.scheme)]"),
     ("X-Real-IP", "%[src]"),
+    ("X-Kythera-Scheme", "%[var(sess.scheme)]"),
 )
 """Ours alone: a client's own are replaced."""
 INTERNAL_PREFIX = "x-kythera-"

@@ -133,7 +133,8 @@ def _socket(builder: _Builder) -> Fields:
     else:
         service = {"name": _service_name(version) if version.assets is None else _DOOR}
     http = {
-        "forwardedProtoHeader": "X-Forwarded-Proto",
+        # workerd takes this header away; X-Forwarded-Proto stays for the worker to read.
+        "forwardedProtoHeader": "X-Kythera-Scheme",
         "cfBlobHeader": "CF-Blob",
         "injectResponseHeaders": [{"name": CELL_HEADER, "value": "1"}],
     }
