@@ -25,7 +25,7 @@ from kythera.model.platform import Platform
 from kythera.node import keeper_banner, systemd
 from kythera.node import keeper_protocol as protocol
 from kythera.node.keeper_children import RELIEF_S, Children
-from kythera.node.keeper_loop import Loop
+from kythera.node.keeper_loop import Loop, Timer
 from kythera.node.keeper_programs import (
     GIVE_UP_STATUS,
     Program,
@@ -91,6 +91,7 @@ class Keeper:
         self._server = KeeperServer(self._loop, self._sockets, self._children, self)
         self._stop = OrderedStop(self._loop, self._children, self._journal, self._limits.stop_ms)
         self._listener: socket.socket | None = None
+        self._relief: Timer | None = None
         self._announced = False
         self._exit_code = 0
         self._programs: dict[str, Program] = {}
@@ -162,7 +163,6 @@ class Keeper:
         self._start_programs()
         silence_s = self._limits.agent_silent_ms_max / 1000
         self._loop.every(silence_s / PINGS_PER_SILENCE, self._look_after_agent)
-        self._loop.every(RELIEF_S, self._relieve)
         if self._notifier.watchdog_s is not None:
             self._loop.every(self._notifier.watchdog_s / 2, self._notifier.alive)
         gc.freeze()  # a collection in the child would copy every page it looks at
@@ -172,8 +172,9 @@ class Keeper:
         return self._exit_code
 
     def _relieve(self) -> None:
-        if not self._server.connected:
-            self._children.relieve()
+        """Read what children print, in place of an agent, until there is one."""
+        self._children.relieve()
+        self._relief = self._loop.after(RELIEF_S, self._relieve)
 
     def _look_after_agent(self) -> None:
         """Ping the agent; replace one that hangs."""
@@ -244,6 +245,11 @@ class Keeper:
     def agent_connected(self, connected: bool) -> None:
         """Note that an agent came or went."""
         self._journal.say("agent_connected" if connected else "agent_left")
+        if self._relief is not None:
+            self._relief.cancel()
+            self._relief = None
+        if not connected:
+            self._relieve()
 
     def became_ready(self, name: str, pid: int) -> None:
         """Pass on that a child listens."""
