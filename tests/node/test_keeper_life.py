@@ -241,7 +241,7 @@ def test_ctrl_c_ends_everything_drained_and_in_order(state: Path, tmp_path: Path
         wait_until(lambda: front_answers(keeper), "HAProxy answers")
         born = dict(keeper.note_family())
         assert keeper.stop(signal.SIGINT) == 0
-        assert alive(born) == []
+        wait_until(lambda: not alive(born), f"gone: {alive(born)}")
         assert not keeper.layout.run.exists() or not [*keeper.layout.run.rglob("*.sock")]
         assert not keeper.events("killed_at_deadline")
 
@@ -308,7 +308,7 @@ def test_a_second_ctrl_c_ends_everything_at_once(state: Path) -> None:
         keeper.process.send_signal(signal.SIGINT)
         keeper.wait_for_event("stopping")
         assert keeper.stop(signal.SIGINT) == 130
-        assert alive(born) == []
+        wait_until(lambda: not alive(born), f"gone: {alive(born)}")
 
 
 async def ask_while_stopping(keeper: RunningKeeper) -> None:
