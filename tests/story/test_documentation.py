@@ -4,7 +4,7 @@ A block opens with ```console. `$ ` begins a command, `> ` continues it, other l
 prints: each must appear in this order, `…` stands for anything, a line of `…` alone for any lines.
 A block marked `background` is a terminal of its own: its command runs while the next block does,
 and what it prints may come until then. A look at a worker (`curl`) is repeated until a deadline,
-for a change is served soon after it was taken, not before. Ports in the text stand for free ones. Commands that
+for on a busy machine a change may be served a moment after it was taken. Ports in the text stand for free ones. Commands that
 another test checks, or that would leave this machine, are named in ELSEWHERE with the reason.
 """
 
