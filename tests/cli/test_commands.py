@@ -257,6 +257,18 @@ def test_only_missing_assets_are_uploaded(run: Run, api: FakeApi, tmp_path: Path
     assert ran.out.splitlines()[-3:-1] == ["  http://b.example:8080/", "  a.example/*"]
 
 
+def test_the_platforms_own_limits_hold_for_assets(run: Run, layout: Layout, tmp_path: Path) -> None:
+    """What `kythera up --limit` allows, the command does not refuse, and the other way round."""
+    (tmp_path / "site" / "public").mkdir(parents=True)
+    (tmp_path / "site" / "public" / "a.txt").write_text("1234")
+    document = {"name": "s", "compatibility_date": "2026-01-01", "assets": {"directory": "public"}}
+    (tmp_path / "site" / "wrangler.json").write_text(json.dumps(document))
+    platform = json.loads(layout.platform.read_bytes())
+    platform["limits"] = {"asset_bytes_max": 3}
+    layout.platform.write_text(json.dumps(platform))
+    assert "has 4 bytes; 3 are the most" in run("deploy", str(tmp_path / "site")).err
+
+
 def test_workers_are_listed_with_their_address(run: Run, two_versions: FakeApi) -> None:
     """A table for a person, a list for a program."""
     assert run("worker", "list").out == (

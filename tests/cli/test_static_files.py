@@ -25,7 +25,7 @@ def test_a_folder_becomes_paths_hashes_and_sizes(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     for name in ("index.html", "a/b.css", "_headers", "_redirects", ".assetsignore"):
         (tmp_path / name).write_text("x")
-    found = gather(tmp_path)
+    found = gather(tmp_path, Limits())
     assert [file.path for file in found] == ["/a/b.css", "/index.html"]
     assert [file.size for file in found] == [1, 1]
     assert found[0].content_type == "text/css; charset=utf-8"
@@ -57,9 +57,9 @@ def test_a_server_module_among_the_assets_is_refused(tmp_path: Path) -> None:
     """Else its source would be served to visitors."""
     (tmp_path / "_worker.js").write_text("secret")
     with pytest.raises(AssetsError, match="would be served"):
-        gather(tmp_path)
+        gather(tmp_path, Limits())
     (tmp_path / ".assetsignore").write_text("_worker.js")
-    assert gather(tmp_path) == []
+    assert gather(tmp_path, Limits()) == []
 
 
 def test_too_large_and_too_many_files_are_refused_by_name(tmp_path: Path) -> None:

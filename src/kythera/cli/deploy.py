@@ -9,6 +9,7 @@ import click
 from kythera.cli import bundle, project, static_files, upload
 from kythera.cli.command import Here, with_here
 from kythera.model.errors import KytheraError
+from kythera.model.limits import Limits
 
 
 def parse_vars(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -49,7 +50,8 @@ def deploy(
     wanted = project.read(path, environment=environment, name=name)
     wanted = replace(wanted, vars={**wanted.vars, **parse_vars(pairs)})
     modules = bundle.bundle(wanted) if wanted.main else None
-    files = static_files.gather(wanted.assets_folder) if wanted.assets_folder else []
+    limits = limits_of(here)
+    files = static_files.gather(wanted.assets_folder, limits) if wanted.assets_folder else []
     for part in modules.parts if modules else ():
         here.note(f"  {size_text(len(part.data)):>10}  {part.name}")
     if dry_run:
@@ -60,6 +62,14 @@ def deploy(
     with here.client() as client:
         done = upload.put(client, wanted, modules, files, note=here.note, annotations=annotations)
     here.show(done.as_document(), summary(done))
+
+
+def limits_of(here: Here) -> Limits:
+    """Return the platform's limits; the usual ones where no platform was ever started."""
+    try:
+        return here.layout.read_platform().limits
+    except KytheraError:
+        return Limits()
 
 
 def size_text(size: int) -> str:

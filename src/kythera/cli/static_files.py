@@ -65,9 +65,8 @@ def asset_hash(data: bytes, suffix: str) -> str:
     return blake3(base64.b64encode(data) + suffix.removeprefix(".").encode()).hexdigest()[:32]
 
 
-def gather(folder: Path, limits: Limits | None = None) -> list[StaticFile]:
+def gather(folder: Path, limits: Limits) -> list[StaticFile]:
     """Return all files below `folder` that are to be served, by path."""
-    limits = limits or Limits()
     rules = folder / ".assetsignore"
     ignored = ignore_rules(rules.read_text() if rules.is_file() else "")
     found = []
