@@ -5,7 +5,6 @@ answered when it is live here. Derived and never replicated: losing it costs a w
 synced to the disk.
 """
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -59,12 +58,11 @@ class Served:
 
     async def wait(self, account: str, worker: str, deployment: str, within_ms: int) -> bool:
         """Wait until that deployment is served; False when the deadline passed first."""
-        end = time.monotonic() + within_ms / 1000
-        while self.read(account, worker) != deployment:
-            if time.monotonic() >= end:
-                return False
-            await anyio.sleep(POLL_S)
-        return True
+        with anyio.move_on_after(within_ms / 1000):
+            while self.read(account, worker) != deployment:
+                await anyio.sleep(POLL_S)
+            return True
+        return False
 
     def close(self) -> None:
         """Let go of the files."""

@@ -32,12 +32,13 @@ from kythera.ground.clock import SystemClock
 from kythera.ground.journal import configure
 from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
-from kythera.model.errors import KytheraError, StoreUnavailable
+from kythera.model.errors import KytheraError, SetupError, StoreUnavailable
 from kythera.model.platform import Platform
 from kythera.node.cell_maker import CellMaker
 from kythera.node.consoles import Consoles
 from kythera.node.engines import Engine, EngineOrder
 from kythera.node.keeper_client import Exited, KeeperClient, connect_keeper
+from kythera.node.keeper_programs import GIVE_UP_STATUS
 from kythera.node.mind import Mind
 from kythera.node.status import MachineFacts, StatusServer
 from kythera.node.traffic_loop import TrafficLoop
@@ -215,6 +216,10 @@ def main(argv: list[str] | None = None) -> int:
     except* ConnectionError:
         code = 1
         journal.warning("keeper_gone", sentence="the keeper has gone; this agent ends")
+    except* SetupError as errors:
+        code = GIVE_UP_STATUS
+        for problem in errors.exceptions:
+            journal.error("agent_cannot_run", error=str(problem))
     except* KytheraError as errors:
         code = 1
         for error in errors.exceptions:

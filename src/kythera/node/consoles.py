@@ -21,7 +21,14 @@ from kythera.run.prelude import EXCEPTION_MARKER
 CHUNK_BYTES = 65_536
 LINE_BYTES_MAX = 16_384
 LINES_PER_S_MAX = 500
-ENGINE_CHATTER = ("[INF]", "[DBG]", "[NOTICE]", "CLI : Server", "Plaintext passwords detected")
+ENGINE_CHATTER = (
+    "[INF]",
+    "[DBG]",
+    "[NOTICE]",
+    "CLI : Server",
+    "stopped (cumulated conns",
+    "Plaintext passwords detected",
+)
 """Marks of engine lines that tell an operator nothing (the password file is 0600)."""
 
 
