@@ -19,8 +19,6 @@ from kythera.model.platform import Platform
 API_TIMEOUT_S = 120.0
 """A deploy waits for the trial of its code and for the new cell; nothing waits longer."""
 CONNECT_TIMEOUT_S = 5.0
-PAGE_SIZE = 100
-PAGES_MAX = 100
 
 REMEDIES = {
     10000: "The token in the state folder is not this platform's: is --state the right one?",
@@ -104,16 +102,6 @@ class Client:
                 remedy="Ask `kythera status`, then try again.",
             ) from error
         return _result(response)
-
-    def pages(self, path: str) -> list[Any]:
-        """Return all items of a list that is asked page by page."""
-        found: list[Any] = []
-        for page in range(1, PAGES_MAX + 1):
-            items = self.call("GET", path, params={"page": page, "per_page": PAGE_SIZE}) or []
-            found += items
-            if len(items) < PAGE_SIZE:
-                break
-        return found
 
     def script(self, name: str, rest: str = "") -> str:
         """Return the path of a worker's script resource."""
