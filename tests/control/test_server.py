@@ -33,7 +33,7 @@ from tests.distribute.servers import serving
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
 READY_S = 10.0
-LIMITS = Limits(append_ms=500, read_your_writes_ms=4_000, startup_ms_max=4_000)
+LIMITS = Limits(append_ms=500, read_your_writes_ms=4_000, startup_ms_max=4_000, served_ms=10)
 
 
 def free_port() -> int:
