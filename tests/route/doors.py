@@ -5,6 +5,8 @@ as the keeper does (listening sockets by number) and ends it with all its proces
 """
 
 import asyncio
+import base64
+import hashlib
 import json
 import os
 import shutil
@@ -27,6 +29,7 @@ from kythera.route.front import Front
 from kythera.route.pages import CANNOT_START
 from kythera.route.plan import FrontPlan, plan_front
 from kythera.route.render import FrontOptions
+from kythera.route.runtime import ask_once
 from tests.processes import alive, births, family, wait_until
 
 ACCOUNT = "a" * 32
@@ -163,14 +166,27 @@ async def once_cut(cell: Cell, request: Request) -> bool:
 
 async def websocket(cell: Cell, request: Request) -> bool:
     """Switch protocols and send back what comes."""
-    request.writer.write(
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
-        b"Connection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n"
-    )
-    while piece := await request.reader.read(4096):
-        request.writer.write(piece)
+    key = request.headers["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+    accept = base64.b64encode(hashlib.sha1(key.encode(), usedforsecurity=False).digest())
+    request.writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n")
+    request.writer.write(b"Connection: Upgrade\r\nSec-WebSocket-Accept: " + accept + b"\r\n\r\n")
+    while frame := await _frame(request.reader):
+        request.writer.write(frame)
         await request.writer.drain()
     return False
+
+
+async def _frame(reader: asyncio.StreamReader) -> bytes:
+    """Read one masked frame; return it as a server sends it, b"" for a close."""
+    first, length = await reader.readexactly(2)
+    length &= 127
+    more = {126: 2, 127: 8}.get(length, 0)
+    extended = await reader.readexactly(more)
+    size = int.from_bytes(extended, "big") if more else length
+    mask = await reader.readexactly(4)
+    masked = await reader.readexactly(size)
+    plain = bytes(byte ^ mask[n % 4] for n, byte in enumerate(masked))
+    return b"" if first & 15 == 8 else bytes([first, length]) + extended + plain
 
 
 async def events(cell: Cell, request: Request) -> bool:
@@ -365,6 +381,10 @@ class Door:
         answer = await self.get(host, path, **headers)
         return str(answer.json()["cell"]) if answer.status_code == 200 else str(answer.status_code)
 
+    async def ask(self, command: str) -> str:
+        """Ask HAProxy itself."""
+        return await ask_once(self.folder / "run.sock", command)
+
     async def close(self) -> None:
         """End everything."""
         await self.client.aclose()
@@ -388,7 +408,7 @@ def _tcp() -> socket.socket:
 @asynccontextmanager
 async def opened(options: FrontOptions | None = None) -> AsyncIterator[Door]:
     """Run a front door for the length of the block."""
-    folder = Path(tempfile.mkdtemp(prefix="door-"))
+    folder = Path(tempfile.mkdtemp(prefix="door of x "))
     door = Door(folder, options or FrontOptions(limits=SMALL))
     try:
         door.front.prepare(door.world.plan(None))

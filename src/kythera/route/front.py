@@ -127,7 +127,15 @@ class Front:
         return self._plan
 
     def prepare(self, plan: FrontPlan) -> None:
-        """Write all files, before HAProxy is started: it comes up doing the plan."""
+        """Write all files, before HAProxy is started: it comes up doing the plan.
+
+        Raises SetupError when a socket's path holds a `$`: HAProxy would read a variable there."""
+        for path in (self._runtime_socket, self._master_socket):
+            if "$" in str(path):
+                raise SetupError(
+                    f"HAProxy cannot listen on {path}, because of the `$`.",
+                    remedy="Choose another --state folder.",
+                )
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._written.clear()
         self._write_files(plan)

@@ -22,6 +22,8 @@ from kythera.route.patterns import Pattern, PatternError, parse_pattern
 from kythera.route.weights import sticky_rows, weights
 
 SLOTS_MIN = 64
+SLOT_LETTER = "s"
+"""Opens every slot's name; ROUTED and NOWHERE begin otherwise."""
 ROUTED = "r:"
 """Opens a host's value when routes may beat it; what follows is the slot, or NOWHERE."""
 NOWHERE = "none"
@@ -67,7 +69,7 @@ class FrontPlan(Struct, frozen=True, kw_only=True):
 
 def slot_name(index: int) -> str:
     """Return the name of the n-th backend, counted from 0."""
-    return f"s{index + 1:04}"
+    return f"{SLOT_LETTER}{index + 1:04}"
 
 
 def encode_plan(plan: FrontPlan) -> bytes:

@@ -1,0 +1,94 @@
+"""What HAProxy tells of its processes and cells, read and summed."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kythera.route.loads import Load, Tally
+from kythera.route.runtime import (
+    Processes,
+    ServerRow,
+    parse_info,
+    parse_processes,
+    parse_servers,
+)
+
+SHOW_PROC = """\
+#<PID>          <type>          <reloads>       <uptime>        <version>
+4711            master          2 [failed: 1]   0d00h00m28s     2.6.12-1+deb12u4
+# workers
+4720            worker          0               0d00h00m00s     2.6.12-1+deb12u4
+# old workers
+4713            worker          2               0d00h00m28s     2.6.12-1+deb12u4
+4717            worker          1               0d00h00m04s     2.6.12-1+deb12u4
+# programs
+
+"""
+
+
+def test_the_masters_list_of_processes_is_read() -> None:
+    """The newest, those that drain, and reloads that failed."""
+    assert parse_processes(SHOW_PROC) == Processes(4720, (4713, 4717), 1)
+    assert parse_processes("") == Processes(None, (), 0)
+
+
+def test_statistics_are_read_by_the_names_of_their_columns() -> None:
+    """Order and number of columns are HAProxy's business."""
+    text = "# svname,x,pxname,stot,scur,\nc1,,s0001,12,3,\nc2,,s0001,5,0,\n\n"
+    assert parse_servers(text) == [
+        ServerRow("s0001", "c1", 3, 12),
+        ServerRow("s0001", "c2", 0, 5),
+    ]
+    assert parse_servers("Can't find the target PID") == []
+    assert parse_info("Name: HAProxy\nPid: 7\n")["Pid"] == "7"
+
+
+def test_a_process_that_ends_leaves_its_count() -> None:
+    """Old and new process are summed, and the old one's last word is kept."""
+    tally = Tally()
+    assert tally.count({1: [row("c", 1, 10)]}) == {"c": Load(1, 10)}
+    assert tally.count({1: [row("c", 1, 12)], 2: [row("c", 2, 3)]}) == {"c": Load(3, 15)}
+    assert tally.count({2: [row("c", 2, 4)]}) == {"c": Load(2, 16)}
+    assert tally.count({2: []}) == {}
+
+
+pids = st.integers(1, 3)
+cells = st.sampled_from("abc")
+
+
+@given(st.lists(st.tuples(st.sampled_from(["ask", "end", "serve"]), pids, cells), max_size=60))
+def test_totals_never_fall_and_never_exceed_what_was_served(
+    history: list[tuple[str, int, str]],
+) -> None:
+    """Processes end and start anew with counters at nought; totals stay true."""
+    tally = Tally()
+    counters: dict[tuple[int, str], int] = {(p, c): 0 for p in (1, 2, 3) for c in "abc"}
+    served = dict.fromkeys("abc", 0)
+    before = dict.fromkeys("abc", 0)
+    for action, pid, cell in history:
+        if action == "serve":
+            counters[pid, cell] += 1
+            served[cell] += 1
+        elif action == "end":
+            counters |= {(pid, other): 0 for other in "abc"}
+        else:
+            rows = {p: [row(c, 0, counters[p, c]) for c in "abc"] for p in (1, 2, 3)}
+            now = {name: load.requests for name, load in tally.count(rows).items()}
+            for name, total in now.items():
+                assert before[name] <= total <= served[name]
+            before = now
+
+
+def row(server: str, current: int, total: int) -> ServerRow:
+    """Return one row of statistics."""
+    return ServerRow("s0001", server, current, total)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# pxname\n"])
+def test_empty_statistics_are_no_cells(text: str) -> None:
+    """A process without servers has no rows."""
+    if text != "# pxname\n":
+        assert parse_servers(text) == []
+    else:
+        with pytest.raises(ValueError, match="svname"):
+            parse_servers(text)
