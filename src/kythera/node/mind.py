@@ -40,6 +40,7 @@ from kythera.run.refusal import answer_waiting
 from kythera.run.targets import targets
 
 SIGTERM, SIGKILL = 15, 9
+OPEN_S_MAX, OPEN_POLL_S = 10.0, 0.005
 CELL_STOP_ORDER = 1
 OUTSIDE_ERRORS = (KytheraError, OSError, ValueError)
 """What may go wrong with the world while an order is carried out; anything else is a bug."""
@@ -70,6 +71,7 @@ class Mind:
         self.traffic_changed = anyio.Event()
         self.started: Callable[[str], None] = lambda _: None
         """Told the name of each process that was started (its output wants reading)."""
+        self._opening = 0
         self._revision = 0
         self._journal = structlog.get_logger("cells")
 
@@ -80,6 +82,14 @@ class Mind:
         would be forgotten and their traffic with them."""
         held = [(p.name, p.pid, p.ready) for p in self.keeper.processes.values()]
         self.cells.adopt(self.keeper.sockets, held, self.clock.monotonic())
+
+    async def sockets_open(self) -> None:
+        """Wait, but not for ever, until every socket that was ordered is open.
+
+        HAProxy then starts with all of them in its files, instead of being told one by one."""
+        with anyio.move_on_after(OPEN_S_MAX):
+            while self._opening:
+                await anyio.sleep(OPEN_POLL_S)
 
     def records_changed(self) -> None:
         """The catalogue, or the time that tails expire by, has moved."""
@@ -144,6 +154,7 @@ class Mind:
                 case Unwatch(cell):
                     self.readiness.disarm(self.keeper.sockets[cell.socket])
                 case OpenSocket(cell, path):
+                    self._opening += 1
                     self.tasks.start_soon(self._open, cell, path)
                 case CloseSocket(cell):
                     self.tasks.start_soon(self._close, cell)
@@ -160,7 +171,10 @@ class Mind:
             self.traffic_changed.set()
 
     async def _open(self, cell: CellName, path: str) -> None:
-        await self.keeper.listen(cell.socket, path)
+        try:
+            await self.keeper.listen(cell.socket, path)
+        finally:
+            self._opening -= 1
         self._obey(self.cells.socket_opened(cell, self.clock.monotonic()))
 
     async def _close(self, cell: CellName) -> None:
