@@ -48,7 +48,13 @@ class CellMaker:
 
     def environment(self) -> dict[str, str]:
         """Return the child's whole environment: nothing of ours leaks into a cell."""
-        return {"TZ": "UTC", "LANG": "C.UTF-8"}
+        return {
+            "TZ": "UTC",
+            "LANG": "C.UTF-8",
+            # glibc would take what workerd's allocator needs to keep a cache for each CPU; with
+            # it a hello costs 5 % less.
+            "GLIBC_TUNABLES": "glibc.pthread.rseq=0",
+        }
 
     def config(self, cell: CellName, version: Version) -> bytes:
         """Return the binary configuration for workerd's stdin."""
