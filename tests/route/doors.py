@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -260,7 +261,7 @@ class World:
     domain: str = "localhost"
 
     def worker(
-        self, name: str, shares: dict[Cell | Share, float] | None = None, **fields: bool
+        self, name: str, shares: dict[Cell | Share, float] | None = None, **fields: Any
     ) -> None:
         """Deploy a worker onto cells with percentages (each cell runs a version of its name)."""
         record = Worker(

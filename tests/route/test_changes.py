@@ -148,9 +148,10 @@ def _short(owner: str | None) -> str:
 
 def test_more_slots_a_moved_cell_and_a_flood_of_changes_reload() -> None:
     """What the socket cannot do, or not quickly, is read from the files."""
-    here = {"s0001": (Server(name="c1", path="/a", weight=1),)}
-    there = {"s0001": (Server(name="c1", path="/b", weight=1),)}
-    crowd = {"s0001": tuple(Server(name=f"c{n}", path="/a", weight=1) for n in range(300))}
+    here: dict[str, tuple[Server, ...]] = {"s0001": (Server(name="c1", path="/a", weight=1),)}
+    there: dict[str, tuple[Server, ...]] = {"s0001": (Server(name="c1", path="/b", weight=1),)}
+    many = tuple(Server(name=f"c{n}", path="/a", weight=1) for n in range(300))
+    crowd: dict[str, tuple[Server, ...]] = {"s0001": many}
     for old, new in (
         (FrontPlan(), FrontPlan(slots=128)),
         (FrontPlan(servers=here), FrontPlan(servers=there)),

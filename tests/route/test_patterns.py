@@ -1,12 +1,13 @@
 """Route patterns mean what Cloudflare says they mean."""
 
 import re
+from typing import cast
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kythera.route.patterns import SCHEMES, PatternError, parse_pattern
+from kythera.route.patterns import SCHEMES, PatternError, Scheme, parse_pattern
 from tests.route.worlds import patterns
 
 
@@ -36,7 +37,7 @@ from tests.route.worlds import patterns
 def test_a_pattern_matches_as_cloudflare_documents(pattern: str, url: str, matches: bool) -> None:
     """Hosts without case, paths with it, queries as part of the path."""
     scheme, host, path = re.fullmatch(r"(https?)://([^/]*)(.*)", url).groups()  # type: ignore[union-attr]
-    assert parse_pattern(pattern).matches(scheme, host, path) is matches
+    assert parse_pattern(pattern).matches(cast("Scheme", scheme), host, path) is matches
 
 
 @pytest.mark.parametrize(
@@ -102,5 +103,5 @@ def test_ranks_put_the_most_specific_first() -> None:
         "*example.com/*",
         "*/*",
     ]
-    ranked = sorted(ordered[::-1], key=lambda text: parse_pattern(text).rank())
+    ranked = sorted(ordered[1::2] + ordered[::2], key=lambda text: parse_pattern(text).rank())
     assert ranked == ordered

@@ -93,6 +93,9 @@ async def test_http2_over_tls_tells_the_worker_so(tmp_path: Path) -> None:
             assert blob["tlsCipher"].startswith("TLS_")
 
 
+CLOSE = b"Connection: close\r\n\r\n"
+
+
 async def test_old_tls_is_refused(tmp_path: Path) -> None:
     """Below 1.2 there is no handshake."""
     certificate = tmp_path / "site.pem"
@@ -122,8 +125,7 @@ async def test_old_tls_is_refused(tmp_path: Path) -> None:
         (b"nonsense\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000 + b"\r\n\r\n", 400),
         (
-            b"GET http://hello.localhost/ HTTP/1.1\r\nHost: hello.localhost\r\nConnection: close"
-            b"\r\n\r\n",
+            b"GET http://hello.localhost/ HTTP/1.1\r\nHost: hello.localhost\r\n" + CLOSE,
             200,
         ),
         (b"BREW /pot HTTP/1.1\r\nHost: hello.localhost\r\nConnection: close\r\n\r\n", 200),

@@ -105,7 +105,8 @@ def steps(draw: st.DrawFn) -> list[World]:
         world = World()
         for name, told in last.items():
             world.put(name, **told)  # type: ignore[arg-type]
-        if last and draw(st.booleans()):
+        fails: bool = draw(st.booleans())
+        if last and fails:
             world.failing[draw(st.sampled_from(sorted(last)))] = draw(
                 st.sampled_from(["", "exit 1; killed", 'a "b"\n\\c'])
             )
