@@ -24,7 +24,7 @@ from kythera.model.limits import MIB
 BODY_S = 300
 DRAINED_BYTES_MAX = 512 * MIB
 LARGE_BODY_BYTES = 1 * MIB
-LARGE_BODIES_AT_ONCE = 6
+LARGE_BODIES_AT_ONCE = 4
 ESCAPED = (("%22", '"'), ("%0D", "\r"), ("%0A", "\n"))
 """What browsers and their like escape in the names of a form, and nothing else."""
 
