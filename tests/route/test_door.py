@@ -194,7 +194,7 @@ async def test_clients_cannot_forge_what_the_front_door_says() -> None:
         await door.apply()
         names = (
             "CF-Connecting-IP CF-Ray CF-Visitor CF-Blob X-Forwarded-For X-Forwarded-Proto "
-            "X-Real-IP x-kythera-cell X-Kythera-Anything"
+            "X-Real-IP x-kythera-cell X-Kythera-Anything CF-IPCountry"
         ).split()
         forged = {"Host": "hello.localhost"} | dict.fromkeys(names, "forged")
         answer = await door.client.get("/", headers=forged)
