@@ -13,6 +13,7 @@ from kythera.ground.processes import child
 from kythera.run.workerd import find_workerd
 
 READY_S = 10.0
+POLL_S = 0.002
 CONFIG = """\
 using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
@@ -61,6 +62,6 @@ async def _answers(address: Address) -> None:
             try:
                 await fetch(address, "bare")
             except Broken:
-                await anyio.sleep(0.05)
+                await anyio.sleep(POLL_S)
             else:
                 return

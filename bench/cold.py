@@ -2,15 +2,19 @@
 
 import json
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import anyio
 
+from bench.bare import bare_workerd
 from bench.client import fetch
 from bench.figures import Figure, median, percentile
 from bench.running import Running, deploy_many, platform
 
 STARTS = 50
+BARE_STARTS = 20
 AT_ONCE = 4
 IDLE_S = 30.0
 PAUSE_S = 0.1
@@ -33,7 +37,7 @@ async def run() -> list[Figure]:
         cold_ms = await first_requests(running, names)
         await anyio.sleep(SETTLE_S)
         mib = await _cell_mib(running)
-    return [*cold_figures("cold", cold_ms), memory_figure(mib)]
+    return [*cold_figures("cold", cold_ms), await _workerd_alone(), memory_figure(mib)]
 
 
 async def first_requests(running: Running, names: list[str]) -> list[float]:
@@ -46,6 +50,23 @@ async def first_requests(running: Running, names: list[str]) -> list[float]:
         assert answer.status == 200, f"{name}: {answer.status} {answer.body!r}"
         await anyio.sleep(PAUSE_S)
     return found
+
+
+async def _workerd_alone() -> Figure:
+    """Start bare workerd and ask it once: what no platform can be quicker than."""
+    found = []
+    with tempfile.TemporaryDirectory(prefix="kythera-bench-") as folder:
+        for number in range(BARE_STARTS):
+            began = time.monotonic()
+            async with bare_workerd(Path(folder) / str(number), hello("bare"), 1):
+                found.append((time.monotonic() - began) * 1000)
+    return Figure(
+        bench="cold",
+        name="bare workerd, from its start to its first answer, median",
+        value=median(found),
+        unit="ms",
+        note=f"of {len(found)}, right after",
+    )
 
 
 def cold_figures(bench: str, cold_ms: list[float]) -> list[Figure]:
