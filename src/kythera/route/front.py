@@ -7,7 +7,8 @@ the process that the mark names, the socket is not trusted and `apply` reloads.
 
 `apply` never waits for a cell to drain: a removed cell takes no new request from then on, and is
 deleted by a later `apply` or `loads`, when its last connection is gone. Old processes that drain
-after a reload are told the same changes, for they still serve their clients.
+after a reload cannot be told of new cells; they are told once to hand what their clients still
+send to the newest process.
 """
 
 import contextlib
@@ -36,7 +37,16 @@ from kythera.route.changes import (
 )
 from kythera.route.loads import Load, Tally
 from kythera.route.plan import FrontPlan, decode_plan, encode_plan
-from kythera.route.render import CONFIG, HTTP_ENV, HTTPS_ENV, FrontOptions, render_front
+from kythera.route.render import (
+    CONFIG,
+    HTTP_ENV,
+    HTTPS_ENV,
+    RELAY,
+    RELAY_MAP,
+    RELAY_ON,
+    FrontOptions,
+    render_front,
+)
 from kythera.route.runtime import (
     SHOW_SERVERS,
     FrontSilent,
@@ -97,6 +107,7 @@ class Front:
         """What the files held when we wrote them, so that equal ones are left alone."""
         self._plan: FrontPlan | None = None
         self._tally = Tally()
+        self._diverted: set[int] = set()
         self._rows: dict[int, list[ServerRow]] = {}
         self._one_at_a_time = anyio.Lock()
 
@@ -168,8 +179,7 @@ class Front:
             applied, pid = await self._go(way, pid)
             await anyio.to_thread.run_sync(self._write_mark, plan, pid)
         with contextlib.suppress(FrontSilent):
-            rows = parse_servers(await ask_once(self._runtime_socket, SHOW_SERVERS))
-            await self._delete_retired(rows)
+            await self._delete_retired(await self._cells(self._ask_newest))
         return applied
 
     async def _go(self, way: list[Change] | Reload, pid: int) -> tuple[Applied, int]:
@@ -186,15 +196,16 @@ class Front:
         return Applied(f"The front door was reloaded: {way.why}.", reloaded=True), pid
 
     async def _tell(self, way: Sequence[Change]) -> None:
-        """Tell the newest process (which must agree) and those that drain (which may not)."""
-        old = (await processes(self._master_socket)).old
         async with conversation(self._runtime_socket) as talk:
             for change in way:
-                await _do(change, talk.ask, strict=True)
-        for pid in old:
+                await _do(change, talk.ask)
+
+    async def _divert(self, old: Sequence[int]) -> None:
+        """Have each process that drains hand new requests to the newest one."""
+        for pid in set(old) - self._diverted:
             with contextlib.suppress(FrontSilent):
-                for change in way:
-                    await _do(change, self._asker(pid), strict=False)
+                await self._asker(pid)(f"add map {RELAY_MAP}.map {RELAY_ON} 1")
+        self._diverted = set(old)
 
     def _asker(self, pid: int) -> Callable[[str], Awaitable[str]]:
         async def ask(command: str) -> str:
@@ -215,6 +226,7 @@ class Front:
                         break
                     pid = await self._newest_pid()
                     if pid not in (before, *there.old) and pid == there.newest:
+                        await self._divert(there.old)
                         return pid
                 await anyio.sleep(POLL_S)
         raise FrontRefused(
@@ -225,16 +237,23 @@ class Front:
     async def loads(self) -> dict[str, Load]:
         """Return each cell's load, over all HAProxy processes. Raises FrontSilent."""
         there = await processes(self._master_socket)
-        newest = parse_servers(await ask_once(self._runtime_socket, SHOW_SERVERS))
+        await self._divert(there.old)
+        newest = await self._cells(self._ask_newest)
         rows = {there.newest or 0: newest}
         for pid in there.old:
             # One that is just ending may not answer; it is gone from the list next time.
             rows[pid] = self._rows.get(pid, [])
             with contextlib.suppress(FrontSilent):
-                rows[pid] = parse_servers(await self._asker(pid)(SHOW_SERVERS))
+                rows[pid] = await self._cells(self._asker(pid))
         self._rows = rows
         await self._delete_retired(newest)
         return self._tally.count(rows)
+
+    async def _cells(self, ask: Callable[[str], Awaitable[str]]) -> list[ServerRow]:
+        return [row for row in parse_servers(await ask(SHOW_SERVERS)) if row.slot != RELAY]
+
+    async def _ask_newest(self, command: str) -> str:
+        return await ask_once(self._runtime_socket, command)
 
     async def _delete_retired(self, rows: Sequence[ServerRow]) -> None:
         """Try to delete the cells that are not planned; HAProxy refuses while they are in use."""
@@ -246,7 +265,7 @@ class Front:
                     await talk.ask(f"del server {row.slot}/{row.server}")
 
     async def _newest_pid(self) -> int:
-        info = parse_info(await ask_once(self._runtime_socket, "show info"))
+        info = parse_info(await self._ask_newest("show info"))
         if "Pid" not in info:
             raise FrontSilent("HAProxy's runtime socket does not say who it is.")
         return int(info["Pid"])
@@ -275,23 +294,23 @@ def _digest(plan: FrontPlan) -> str:
     return hashlib.sha256(encode_plan(plan)).hexdigest()
 
 
-async def _do(change: Change, ask: Callable[[str], Awaitable[str]], *, strict: bool) -> None:
+async def _do(change: Change, ask: Callable[[str], Awaitable[str]]) -> None:
     match change:
         case Say(text):
-            await _say(text, ask, strict=strict)
+            await _say(text, ask)
         case Replace(name, rows):
             answer = await ask(f"prepare map {name}.map")
             version = answer.rpartition(": ")[2].strip()
             for payload in payloads(list(rows)):
-                await _say(f"add map @{version} {name}.map <<\n{payload}", ask, strict=strict)
-            await _say(f"commit map @{version} {name}.map", ask, strict=strict)
+                await _say(f"add map @{version} {name}.map <<\n{payload}", ask)
+            await _say(f"commit map @{version} {name}.map", ask)
         case Retire():
             for text in without_traffic(change):
-                await _say(text, ask, strict=strict)
+                await _say(text, ask)
 
 
-async def _say(text: str, ask: Callable[[str], Awaitable[str]], *, strict: bool) -> None:
+async def _say(text: str, ask: Callable[[str], Awaitable[str]]) -> None:
     answer = await ask(text)
-    if strict and answer not in FINE_ANSWERS:
+    if answer not in FINE_ANSWERS:
         first = text.partition("\n")[0]
         raise FrontRefused(f"HAProxy said {answer!r} to {first!r}")

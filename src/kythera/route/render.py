@@ -1,8 +1,8 @@
 """The plan as files: HAProxy's configuration and its maps.
 
 Pure. Promises: equal plans give equal files; the files alone, read by a fresh HAProxy or by a
-reload, are the plan. Paths are relative to the folder (`-C`), so that a state folder's own path
-never needs quoting inside an expression.
+reload, are the plan. Maps are named relative to the folder (`-C`), so that a state folder's own
+path never needs quoting inside an expression.
 """
 
 import json
@@ -38,19 +38,28 @@ CONNECTIONS_MAX = 200_000
 SET_HEADERS = (
     ("CF-Connecting-IP", "%[var(sess.address)]"),
     ("CF-Ray", "%[var(txn.ray)]"),
-    ("CF-Visitor", "%[var(sess.visitor)]"),
     ("CF-Blob", "%[var(sess.blob)]"),
-    ("X-Forwarded-For", "%[var(sess.address)]"),
     ("X-Forwarded-Proto", "%[var(sess.scheme)]"),
-    ("X-Real-IP", "%[var(sess.address)]"),
 )
 """Ours alone: a client's own are replaced."""
+UNSAID_HEADERS = ("X-Forwarded-For", "X-Real-IP")
+"""What a client claims of these is taken away. We do not say them ourselves: CF-Connecting-IP has
+the address, and each header costs a cell 3 % of a hello."""
 CF_PREFIX = "cf-"
 """Headers that workers believe to come from the platform: a client's are never passed on, also
 those that we do not set (such as CF-IPCountry)."""
 INTERNAL_PREFIX = "x-kythera-"
 CELL_MARK = "x-kythera-cell"
 OWN_MARK = "x-kythera-own"
+
+RELAY = f"{SLOT_LETTER}0000"
+"""The backend by which a process that drains hands its clients' requests to the newest one.
+HAProxy 2.6 lets nobody change the servers of a process that is stopping, but its maps."""
+RELAY_MAP = "relay"
+RELAY_ON = "on"
+"""The key whose presence in RELAY_MAP makes a stopping process relay. It is set after a reload
+alone: when all of HAProxy stops there is nobody to hand to."""
+RELAYING = f"{{ str({RELAY_ON}),map_str({RELAY_MAP}.map) -m found }}"
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,7 @@ def render_front(plan: FrontPlan, options: FrontOptions, runtime_socket: Path) -
         CONFIG: "\n".join(_config(plan, options, runtime_socket)) + "\n",
         "page_heads.map": rows_text(heads),
         "page_tails.map": rows_text(tails),
+        f"{RELAY_MAP}.map": "",
         "page_forms.map": rows_text(FORMS),
         "page_types.map": rows_text(CONTENT_TYPES),
     }
@@ -107,6 +117,7 @@ def _config(plan: FrontPlan, options: FrontOptions, runtime_socket: Path) -> Ite
     yield from _global(plan, options, runtime_socket)
     yield from _defaults(options.limits)
     yield from _frontend(options)
+    yield from _relay(options.limits, relay_socket(runtime_socket))
     for index in range(plan.slots):
         slot = slot_name(index)
         yield f"backend {slot}"
@@ -179,10 +190,34 @@ def _frontend(options: FrontOptions) -> Iterator[str]:
         )
     yield from _session_rules(options.site)
     yield from _request_rules(options.site)
-    yield from _routing_rules()
-    yield from _version_rules()
-    yield "  use_backend %[var(txn.slot)]"
-    yield from _response_rules(options.limits)
+    yield from _slot_rules()
+    yield f"  http-request set-var(txn.slot) str({RELAY}) if {{ stopping }} {RELAYING}"
+    yield from _way_rules()
+    yield from _cell_answer_rules(options.limits)
+    yield from _last_rules()
+
+
+def _relay(limits: Limits, path: Path) -> Iterator[str]:
+    """Where requests arrive that an older process began: its headers stand, its maps do not."""
+    address = quoted(f"unix@{path}")
+    rule = "  http-request set-var"
+    yield "frontend relay"
+    yield f"  bind {address} mode 600"
+    yield f"{rule}(sess.scheme) req.hdr(X-Forwarded-Proto)"
+    yield f"{rule}(txn.accept) req.fhdr(accept)"
+    yield f"{rule}(txn.ray) req.hdr(CF-Ray)"
+    yield from _repeat_rules()
+    yield from _slot_rules()
+    yield from _way_rules()
+    yield from _refused_rules(limits)
+    yield from _last_rules()
+    yield f"backend {RELAY}"
+    yield f"  server newest {address} {POOL}"
+
+
+def relay_socket(runtime_socket: Path) -> Path:
+    """Return where the newest process takes over requests from those that drain."""
+    return runtime_socket.with_name(f"{runtime_socket.stem}-relay.sock")
 
 
 def _session_rules(site: str) -> Iterator[str]:
@@ -197,36 +232,51 @@ def _session_rules(site: str) -> Iterator[str]:
     yield f"{rule}(sess.protocol) str(HTTP/2) if {{ ssl_fc_alpn h2 }}"
     # Absent where the kernel does not tell: the number in the JSON must not be.
     yield f"{rule}(sess.rtt) fc_rtt(ms)"
-    yield f"{rule}-fmt(sess.visitor) {_json({'scheme': '%[var(sess.scheme)]'})}"
     yield f"{rule}-fmt(sess.blob) {_json(_blob(site) | tls)} if {{ ssl_fc }}"
     yield f"{rule}-fmt(sess.blob) {_json(_blob(site) | no_tls)} unless {{ ssl_fc }}"
 
 
 def _request_rules(site: str) -> Iterator[str]:
-    """What every request needs; for most this is all, and `allow` skips what follows."""
+    """What every request needs."""
     rule = "  http-request set-var"
     yield f"{rule}(txn.accept) req.fhdr(accept)"
     yield f"{rule}-fmt(txn.ray) {RAY_DIGITS}-{ray_suffix(site)}"
     yield f"  http-request del-header {INTERNAL_PREFIX} -m beg"
     yield f"  http-request del-header {CF_PREFIX} -m beg"
+    for name in UNSAID_HEADERS:
+        yield f"  http-request del-header {name}"
     for name, value in SET_HEADERS:
         # `add` is cheaper than `set`, which looks for the client's own first.
         action = "add" if name.lower().startswith(CF_PREFIX) else "set"
         yield f"  http-request {action}-header {name} {value}"
     # Each header costs a cell 3 % of a hello: without this one workerd takes `http`.
     yield "  http-request set-header X-Kythera-Scheme https if { ssl_fc }"
+    yield from _repeat_rules()
+
+
+def _repeat_rules() -> Iterator[str]:
     # What a cell may have begun is repeated only when that is harmless by definition.
     yield "  http-request disable-l7-retry unless { method GET HEAD OPTIONS }"
     yield (
         f"  http-request set-header Connection close if {{ rand({CONNECTION_REQUESTS}) 0 }} "
         "!{ req.hdr(upgrade) -m found }"
     )
-    yield f"{rule}(txn.slot) {HOST},map_str(hosts.map,{ROUTED}{NOWHERE})"
+
+
+def _slot_rules() -> Iterator[str]:
+    yield f"  http-request set-var(txn.slot) {HOST},map_str(hosts.map,{ROUTED}{NOWHERE})"
+
+
+def _way_rules() -> Iterator[str]:
+    """From the host's slot to a cell; for most requests `allow` skips all the rest."""
     yield (
         f"  http-request allow if {{ var(txn.slot) -m beg {SLOT_LETTER} }} "
         "!{ var(txn.slot),map_str(failing.map) -m found } "
         f"!{{ req.fhdr({KEY_HEADER}) -m found }} !{{ req.fhdr({OVERRIDES_HEADER}) -m found }}"
     )
+    yield from _routing_rules()
+    yield from _version_rules()
+    yield "  use_backend %[var(txn.slot)]"
 
 
 def _routing_rules() -> Iterator[str]:
@@ -263,17 +313,26 @@ def _version_rules() -> Iterator[str]:
         )
 
 
-def _response_rules(limits: Limits) -> Iterator[str]:
-    own = f"{{ status ge 400 }} {{ res.hdr({OWN_MARK}) -m found }}"
-    yield (
-        f"  http-response return status 500 {_answer('1101', limits)} "
-        f"if {{ status 500 }} !{{ res.hdr({CELL_MARK}) -m found }}"
-    )
+def _refused_rules(limits: Limits) -> Iterator[str]:
     yield (
         f"  http-response return status 503 {_answer('503', limits)} "
         f"if {{ status 503 }} {{ res.hdr({REFUSED_MARK}) -m found }}"
     )
+
+
+def _cell_answer_rules(limits: Limits) -> Iterator[str]:
+    """What a cell's answer says to us alone."""
+    yield (
+        f"  http-response return status 500 {_answer('1101', limits)} "
+        f"if {{ status 500 }} !{{ res.hdr({CELL_MARK}) -m found }}"
+    )
+    yield from _refused_rules(limits)
     yield f"  http-response del-header {INTERNAL_PREFIX} -m beg"
+
+
+def _last_rules() -> Iterator[str]:
+    """What every answer gets, whoever made it; our own are finished here."""
+    own = f"{{ status ge 400 }} {{ res.hdr({OWN_MARK}) -m found }}"
     rule = "  http-after-response"
     yield f"{rule} set-header CF-Ray %[var(txn.ray)] if {{ var(txn.ray) -m found }}"
     form = "var(txn.accept,-),map_sub(page_forms.map,text)"
