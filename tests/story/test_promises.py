@@ -199,6 +199,7 @@ def test_a_worker_whose_process_does_not_start_is_503_until_it_does(tmp_path: Pa
         answer = platform.get("lost")
         assert answer.status_code == 503
         assert int(answer.headers["Retry-After"]) > 0
+        assert answer.headers["CF-Ray"] in answer.text
         assert cell_of(platform, "lost")["state"] == "failed"
         blobs.rmdir()
         (state / "elsewhere").rename(blobs)

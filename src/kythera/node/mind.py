@@ -22,6 +22,7 @@ from kythera.model.errors import KytheraError
 from kythera.model.traffic import Traffic
 from kythera.node.cell_maker import CellMaker
 from kythera.node.keeper_client import Exited, KeeperClient, Ready
+from kythera.route.pages import CANNOT_START
 from kythera.run.cell import (
     CellName,
     CloseSocket,
@@ -207,7 +208,6 @@ class Mind:
     async def _refuse(self, cell: CellName) -> None:
         with suppress(KeyError, OSError):
             listener = socket.socket(fileno=socket.dup(self.keeper.sockets[cell.socket]))
-            retry_after_s = self.maker.platform.limits.retry_after_s
-            refused = await answer_waiting(listener, retry_after_s)
+            refused = await answer_waiting(listener, CANNOT_START)
             self._journal.error("requests_refused", cell=cell.socket, count=refused)
         self._obey(self.cells.refused(cell, self.clock.monotonic()))

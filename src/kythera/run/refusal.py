@@ -9,21 +9,10 @@ import anyio
 
 REFUSED_AT_ONCE_MAX = 1_024
 LINGER_S = 1.0
-BODY = b"The worker's process does not start.\n"
 
 
-def _response(retry_after_s: int) -> bytes:
-    # The marker keeps HAProxy from rewriting this as an exception of the worker's own.
-    return (
-        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\n"
-        b"X-Kythera-Cell: refused\r\n"
-        b"Connection: close\r\nRetry-After: %d\r\nContent-Length: %d\r\n\r\n%s"
-    ) % (retry_after_s, len(BODY), BODY)
-
-
-async def answer_waiting(listener: socket.socket, retry_after_s: int) -> int:
-    """Accept all that waits on `listener` (which is closed here), answer 503, return how many."""
-    answer = _response(retry_after_s)
+async def answer_waiting(listener: socket.socket, answer: bytes) -> int:
+    """Accept all that waits on `listener` (which is closed here), send `answer`, return how many."""
     refused = 0
     with listener:
         listener.setblocking(False)
