@@ -21,7 +21,7 @@ from kythera.ground.meters import cpu_seconds
 
 ROUNDS = 7
 ROUND_S = 2.0
-CONNECTIONS = 16
+CONNECTIONS_PER_PROCESS = 16
 RATIO_MAX = 1.5
 SCALE_UP_S = 30.0
 EAGER = ("saturated_cpu_share=0.2", "saturated_s=1")
@@ -56,7 +56,8 @@ async def _measured(
 ) -> Cost:
     workerd, haproxy = pids()
     before = [sum(map(cpu_seconds, group)) for group in (workerd, haproxy)]
-    load: Round = await wrk(address, host, seconds=ROUND_S, connections=CONNECTIONS)
+    connections = CONNECTIONS_PER_PROCESS * len(workerd)
+    load: Round = await wrk(address, host, seconds=ROUND_S, connections=connections)
     after = [sum(map(cpu_seconds, group)) for group in (workerd, haproxy)]
     spent = [(b - a) * 1e6 / load.requests for a, b in zip(before, after, strict=True)]
     return Cost(spent[0], spent[1], load.requests / load.seconds, load.failures)

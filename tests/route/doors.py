@@ -37,7 +37,7 @@ ACCOUNT = "a" * 32
 SMALL = Limits(
     front_hard_stop_s=10, response_wait_s=20, request_head_s=5, keep_alive_s=5, client_idle_s=20
 )
-MARK = b"x-kythera-cell: 1\r\n"
+TYPED = b"Content-Type: text/plain\r\n"
 
 
 class Cell:
@@ -115,12 +115,12 @@ class Request:
             left -= len(piece)
             yield piece
 
-    async def answer(self, status: int, body: bytes, *, marked: bool = True) -> bool:
+    async def answer(self, status: int, body: bytes, *, typed: bool = True) -> bool:
         """Send a whole answer; return whether the connection stays."""
         close = self.headers.get("connection", "").lower() == "close"
         self.writer.write(
             f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n".encode()
-            + (MARK if marked else b"")
+            + (TYPED if typed else b"")
             + (b"Connection: close\r\n" if close else b"")
             + b"x-kythera-own: 1\r\n\r\n"
             + (b"" if self.method == "HEAD" else body)
@@ -139,13 +139,18 @@ async def echo(cell: Cell, request: Request) -> bool:
 
 
 async def boom(cell: Cell, request: Request) -> bool:
-    """Fail as workerd does for an uncaught exception: 500 without the mark."""
-    return await request.answer(500, b"internal", marked=False)
+    """Fail as workerd does for an uncaught exception: 500, these words, and no type."""
+    return await request.answer(500, b"Internal Server Error", typed=False)
 
 
 async def own_500(cell: Cell, request: Request) -> bool:
     """Answer 500 as a worker's own code may."""
     return await request.answer(500, b"mine")
+
+
+async def alike_500(cell: Cell, request: Request) -> bool:
+    """Answer 500 with as many bytes as workerd's own has, and no type."""
+    return await request.answer(500, b"my own server error. ", typed=False)
 
 
 async def cut(cell: Cell, request: Request) -> bool:
@@ -192,7 +197,7 @@ async def _frame(reader: asyncio.StreamReader) -> bytes:
 
 async def events(cell: Cell, request: Request) -> bool:
     """Send one event, and the next only when the connection proves that it arrived."""
-    request.writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n" + MARK)
+    request.writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
     request.writer.write(b"Connection: close\r\n\r\ndata: first\n\n")
     await request.writer.drain()
     await cell_released[cell.name].wait()
@@ -204,7 +209,7 @@ async def events(cell: Cell, request: Request) -> bool:
 async def download(cell: Cell, request: Request) -> bool:
     """Send as many MiB as the query says."""
     n_mib = int(request.target.partition("?")[2])
-    request.writer.write(b"HTTP/1.1 200 OK\r\n" + MARK)
+    request.writer.write(b"HTTP/1.1 200 OK\r\n")
     request.writer.write(f"Content-Length: {n_mib << 20}\r\n\r\n".encode())
     for _ in range(n_mib):
         request.writer.write(bytes(1 << 20))
@@ -222,6 +227,7 @@ Action = Callable[[Cell, Request], Awaitable[bool]]
 ACTIONS: dict[str, Action] = {
     "/boom": boom,
     "/500": own_500,
+    "/500-alike": alike_500,
     "/cut": cut,
     "/refused": refused,
     "/once-cut": once_cut,

@@ -184,3 +184,9 @@ class RunningCell:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.client() as client:
             return await client.request(method, path, headers=named)
+
+
+def is_uncaught(response: httpx.Response) -> bool:
+    """Tell workerd's own answer for an uncaught exception, by what the front door goes by."""
+    known = (response.status_code, response.text, "content-type" in response.headers)
+    return known == (500, "Internal Server Error", False)

@@ -192,13 +192,12 @@ def test_a_module_that_is_not_offered_is_refused_by_name() -> None:
         configured(MAIN, main_module="gone.js")
 
 
-def test_the_socket_tells_our_answers_from_workerds_own() -> None:
-    """Goal: the front relies on these three."""
+def test_the_socket_takes_what_the_front_door_says() -> None:
+    """Goal: the front relies on these."""
     (socket,) = configured(MAIN)["sockets"]
     assert (socket["name"], socket["service"]["name"]) == ("http", "worker")
     http = socket["http"]
     assert (http["forwardedProtoHeader"], http["cfBlobHeader"]) == ("X-Kythera-Scheme", "CF-Blob")
-    assert http["injectResponseHeaders"] == [{"name": "x-kythera-cell", "value": "1"}]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +218,10 @@ def test_a_worker_reaches_what_the_operator_allows(
 
 def test_the_heap_has_a_limit_unless_it_is_nought() -> None:
     """Goal: V8's limit is the platform's."""
-    assert configured(MAIN, CellSettings(heap_mib_max=64))["v8Flags"] == ["--max-heap-size=64"]
+    assert configured(MAIN, CellSettings(heap_mib_max=64))["v8Flags"] == [
+        "--max-heap-size=64",
+        "--max-semi-space-size=16",
+    ]
     assert configured(MAIN, CellSettings(heap_mib_max=0)).get("v8Flags", []) == []
 
 

@@ -6,6 +6,7 @@ it was given, and has default signal handling. It is watched by a pidfd, which n
 confuse. Call it on the main thread: the kernel ties the child's life to the *thread* that forked.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -49,6 +50,8 @@ class Command:
     """Child's number → ours. 0, 1 and 2 are /dev/null unless given."""
     rlimits: Mapping[str, int] = field(default_factory=dict)
     """`{"RLIMIT_AS": bytes}`: soft and hard alike."""
+    batch: bool = False
+    """SCHED_BATCH: when it wakes it does not push aside what runs; it answers several at a time."""
     pid_variable: str = ""
     """A variable that is to hold the child's own pid (systemd's LISTEN_PID)."""
 
@@ -89,6 +92,9 @@ def _become(command: Command, program: str, parent: int) -> NoReturn:
         _place(command.descriptors)
         for name, value in command.rlimits.items():
             resource.setrlimit(getattr(resource, name), (value, value))
+        if command.batch:
+            with contextlib.suppress(OSError):  # Forbidden in some containers; it is only thrift.
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         env = dict(command.env)
         if command.pid_variable:
             env[command.pid_variable] = str(os.getpid())

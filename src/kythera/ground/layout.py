@@ -80,6 +80,41 @@ class Layout:
         return self.state / "nats" / "log.json"
 
     @property
+    def fleet(self) -> Path:
+        """What makes this machine one of its fleet (0700)."""
+        return self.state / "fleet"
+
+    @property
+    def ca_certificate(self) -> Path:
+        """The fleet's own authority (PEM)."""
+        return self.fleet / "ca.pem"
+
+    @property
+    def ca_key(self) -> Path:
+        """The authority's key, on core machines alone, 0600 (PEM)."""
+        return self.fleet / "ca.key"
+
+    @property
+    def machine_certificate(self) -> Path:
+        """This machine's certificate and key in one file, 0600 (PEM)."""
+        return self.fleet / "machine.pem"
+
+    @property
+    def membership(self) -> Path:
+        """How this machine came into its fleet, and whom to ask first (JSON)."""
+        return self.fleet / "membership.json"
+
+    @property
+    def links(self) -> Path:
+        """Other addresses for peers, by name (JSON): for fleets whose links are simulated."""
+        return self.fleet / "links.json"
+
+    @property
+    def mesh_socket(self) -> Path:
+        """Where the control process answers other machines; HAProxy alone connects."""
+        return self.run / "mesh.sock"
+
+    @property
     def haproxy(self) -> Path:
         """HAProxy's configuration, maps and the plan they were made from."""
         return self.state / "haproxy"

@@ -11,8 +11,11 @@ import msgspec
 
 from kythera.model.records import (
     Account,
+    Core,
     Deployment,
     Domains,
+    Heartbeat,
+    Machine,
     Record,
     Routes,
     Tail,
@@ -78,6 +81,26 @@ class Catalog:
         """Return all accounts, by id."""
         found = [r for r in self.records.values() if isinstance(r, Account)]
         return sorted(found, key=lambda account: account.id)
+
+    def machines(self) -> list[Machine]:
+        """Return the fleet's machines, by name."""
+        found = [r for r in self.records.values() if isinstance(r, Machine)]
+        return sorted(found, key=lambda machine: machine.name)
+
+    def machine(self, name: str) -> Machine | None:
+        """Return one machine, or None."""
+        record = self.records.get(f"machine.{name}")
+        return record if isinstance(record, Machine) else None
+
+    def core(self) -> Core | None:
+        """Return who holds the log, or None while nobody has said so."""
+        record = self.records.get("core.log")
+        return record if isinstance(record, Core) else None
+
+    def heartbeat(self) -> Heartbeat | None:
+        """Return the newest heartbeat, or None."""
+        record = self.records.get("heartbeat.fleet")
+        return record if isinstance(record, Heartbeat) else None
 
     def workers(self, account: str | None = None) -> list[Worker]:
         """Return the workers of one account, or of all, by account and name."""

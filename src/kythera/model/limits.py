@@ -68,6 +68,33 @@ class Limits(Struct, frozen=True, kw_only=True):
     versions_kept_max: int = 100
     deployments_kept_max: int = 100
 
+    # Fleet
+    token_life_s: float = 3_600.0
+    certificate_life_s: float = 30 * 86_400.0
+    certificate_renew_share: float = 0.5
+    """A machine's certificate is renewed when this part of its life has passed."""
+    heartbeat_ms: int = 1_000
+    source_silent_ms_max: int = 3_000
+    """A relay or core machine that says nothing for this long is left for another."""
+    batch_bytes_max: int = 1 * MIB
+    """Of records that travel together."""
+    tombstones_kept_s: float = 30 * 86_400.0
+    """A machine away for longer takes a snapshot when it comes back."""
+    peer_connect_ms: int = 2_000
+    peer_answer_ms: int = 10_000
+    peer_check_ms: int = 500
+    """Between two looks at a peer's health; two failures take it out."""
+    blob_bytes_max: int = 20 * 1024 * MIB
+    """Of blobs on a machine that is not core; the least recently used go first."""
+    prefetch_bytes_max: int = 4 * MIB
+    """A new version up to this size is fetched before anybody asks for it."""
+    blob_copies_min: int = 2
+    """On how many machines (if there are so many) an upload is before it is acknowledged."""
+    rare_requests_per_minute_max: int = 6
+    """A worker with fewer requests on this machine is served from its home in the site."""
+    home_load_factor: int = 150
+    """In percent of the mean: a home with more lets the next one take it."""
+
     # Tails
     tails_per_worker_max: int = 10
     tail_idle_s: float = 30.0

@@ -11,6 +11,8 @@ class Platform(Struct, frozen=True, kw_only=True):
     account_id: str
     machine: str
     site: str = "local"
+    region: str = ""
+    world: str = ""
     domain: str = "localhost"
     http: str = "127.0.0.1:8080"
     https: str = ""
@@ -18,6 +20,10 @@ class Platform(Struct, frozen=True, kw_only=True):
     tls_certificates: str = ""
     """A PEM file or a directory of them (certificate chain + key), for the HTTPS door."""
     api: str = "127.0.0.1:8787"
+    mesh: str = ""
+    """Where this machine listens for the others (one port, mutual TLS)."""
+    mesh_advertised: str = ""
+    """Where the others reach it: `mesh`, unless it is behind an address translation."""
     egress_allow: tuple[str, ...] = ("public",)
     """What a Worker's outbound fetch may reach: `public` and CIDR blocks the operator added."""
     limits: Limits = Limits()

@@ -218,14 +218,103 @@ class Tail(Record, frozen=True, kw_only=True):
     created_on: str
     expires_on: str
     filters: tuple[dict[str, Any], ...] = ()
+    machine: str = ""
+    """Whose API the watcher is connected to (or shall be): there the events go."""
 
     def key(self) -> str:
         """`tail.<account>.<worker>.<id>`."""
         return f"tail.{self.account}.{self.worker}.{self.id}"
 
 
+class Machine(Record, frozen=True, kw_only=True):
+    """A host of the fleet. What changes each second (load, lag) is asked of it, not recorded."""
+
+    kind: ClassVar[str] = "machine"
+    name: str
+    site: str = "local"
+    region: str = ""
+    world: str = ""
+    mesh: str = ""
+    """`host:port` where the other machines reach it."""
+    api: str = ""
+    core: bool = False
+    """Whether it holds the log (or is to, see Core)."""
+    state: str = "active"
+    """`active`, or `draining`: it hands its requests to others."""
+    labels: dict[str, str] = field(default_factory=dict)
+    cores: int = 1
+    architecture: str = ""
+    kythera: str = ""
+    workerd: str = ""
+    joined_on: str = ""
+
+    def key(self) -> str:
+        """`machine.<name>`."""
+        return f"machine.{self.name}"
+
+
+class Token(Record, frozen=True, kw_only=True):
+    """A permission to join, once, until `expires_on`. The secret itself is nowhere but in the
+    line that was printed."""
+
+    kind: ClassVar[str] = "token"
+    id: str
+    secret_digest: str
+    created_on: str
+    expires_on: str
+    used_by: str = ""
+    """Name of the machine that used it up; empty: unused."""
+
+    def key(self) -> str:
+        """`token.<id>`."""
+        return f"token.{self.id}"
+
+
+class Heartbeat(Record, frozen=True, kw_only=True):
+    """Written each second by one core machine: its age where it arrives is that machine's lag."""
+
+    kind: ClassVar[str] = "heartbeat"
+    machine: str
+    number: int
+    at_ms: int
+    """Unix milliseconds by the writer's clock."""
+
+    def key(self) -> str:
+        """`heartbeat.fleet`: one for all."""
+        return "heartbeat.fleet"
+
+
+class Core(Record, frozen=True, kw_only=True):
+    """Which machines hold the log: one, three or five."""
+
+    kind: ClassVar[str] = "core"
+    machines: tuple[str, ...]
+    epoch: int = 1
+    """Grows when the log moves to other servers (its sequence numbers go on)."""
+
+    def key(self) -> str:
+        """`core.log`: one for all."""
+        return "core.log"
+
+
+class Horizon(Record, frozen=True, kw_only=True):
+    """Ends of records (tombstones) at or below `seq` are no longer in the log: who has applied
+    less must take a snapshot."""
+
+    kind: ClassVar[str] = "horizon"
+    seq: int
+
+    def key(self) -> str:
+        """`horizon.log`: one for all."""
+        return "horizon.log"
+
+
 KINDS: dict[str, type[Record]] = {
-    kind.kind: kind for kind in (Account, Worker, Version, Deployment, Routes, Domains, Tail)
+    kind.kind: kind
+    for kind in (
+        *(Account, Worker, Version, Deployment, Routes, Domains, Tail),
+        *(Machine, Token, Heartbeat, Core, Horizon),
+    )
 }
 R = TypeVar("R", bound=Record)
 

@@ -26,6 +26,7 @@ class EngineOrder:
     env: dict[str, str] = field(default_factory=dict)
     stop_signal: int = 15
     stop_order: int = 0
+    batch: bool = False
 
 
 class Engine:
@@ -77,6 +78,7 @@ class Engine:
                     env=order.env,
                     stop_signal=order.stop_signal,
                     stop_order=order.stop_order,
+                    batch=order.batch,
                 )
             except (KytheraError, OSError) as error:
                 self._journal.error("engine_not_started", engine=self.name, error=str(error))

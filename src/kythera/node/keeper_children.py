@@ -154,7 +154,7 @@ class Children:
         if filled.control is not None:
             control, control_end = _pipe(pipes)
             descriptors[filled.control] = control_end
-        command = Command(filled.argv, filled.env, descriptors, request.rlimits)
+        command = Command(filled.argv, filled.env, descriptors, request.rlimits, request.batch)
         pid, pidfd = spawn(command)
         close_all(end for end in (output_end, control_end) if end is not None)
         return HeldChild(

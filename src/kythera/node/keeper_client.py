@@ -126,6 +126,7 @@ class KeeperClient:
         control: bool = False,
         tags: Mapping[str, Any] | None = None,
         rlimits: Mapping[str, int] | None = None,
+        batch: bool = False,
         stop_signal: int = signal.SIGTERM,
         stop_order: int = protocol.STOP_FRONT,
     ) -> HeldProcess:
@@ -143,6 +144,7 @@ class KeeperClient:
             control=control,
             tags=dict(tags or {}),
             rlimits=dict(rlimits or {}),
+            batch=batch,
             stop_signal=int(stop_signal),
             stop_order=stop_order,
         )

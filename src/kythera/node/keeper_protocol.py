@@ -80,6 +80,7 @@ class Spawn(Request, frozen=True, tag="spawn", kw_only=True):
     control: bool = False
     tags: dict[str, Any] = {}
     rlimits: dict[str, int] = {}
+    batch: bool = False
     stop_signal: int = signal.SIGTERM
     stop_order: int = STOP_FRONT
 

@@ -197,6 +197,7 @@ class Mind:
                 stdin=self.maker.config(cell, version),
                 control=True,
                 stop_order=CELL_STOP_ORDER,
+                batch=True,
             )
         except OUTSIDE_ERRORS as error:
             self._journal.error("cell_start_failed", cell=process, error=str(error))

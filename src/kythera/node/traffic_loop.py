@@ -80,7 +80,7 @@ class TrafficLoop:
         await self._mind.sockets_open()
         plan, _ = self._plan()
         self._front.prepare(plan)
-        return EngineOrder(self._front.argv(), self._front.env(), SIGUSR1, STOP_ORDER)
+        return EngineOrder(self._front.argv(), self._front.env(), SIGUSR1, STOP_ORDER, batch=True)
 
     def note_exit(self, event: Exited) -> None:
         """HAProxy has ended: whatever it was told is gone with it."""

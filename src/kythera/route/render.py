@@ -22,7 +22,7 @@ HTTPS_ENV = "KYTHERA_HTTPS_FD"
 POOL = "pool-max-conn -1 pool-purge-delay 2s"
 """Said for every server: a server added at run time has no pool of idle connections otherwise.
 The delay is below workerd's own (5 s), so that HAProxy is the one who closes."""
-CONNECTION_REQUESTS = 128
+CONNECTION_REQUESTS = 256
 """A connection to a cell is given up after about so many requests, so that a process added to
 the same listening socket gets its part; dynamic servers refuse `max-reuse`."""
 KEY_HEADER = "Cloudflare-Workers-Version-Key"
@@ -49,7 +49,8 @@ CF_PREFIX = "cf-"
 """Headers that workers believe to come from the platform: a client's are never passed on, also
 those that we do not set (such as CF-IPCountry)."""
 INTERNAL_PREFIX = "x-kythera-"
-CELL_MARK = "x-kythera-cell"
+UNCAUGHT_BODY = "Internal Server Error"
+"""All that workerd answers when a worker throws."""
 OWN_MARK = "x-kythera-own"
 
 RELAY = f"{SLOT_LETTER}0000"
@@ -209,6 +210,7 @@ def _relay(limits: Limits, path: Path) -> Iterator[str]:
     yield from _repeat_rules()
     yield from _slot_rules()
     yield from _way_rules()
+    yield f"  http-response del-header {OWN_MARK}"  # A cell cannot claim to be us.
     yield from _refused_rules(limits)
     yield from _last_rules()
     yield f"backend {RELAY}"
@@ -322,10 +324,17 @@ def _refused_rules(limits: Limits) -> Iterator[str]:
 
 def _cell_answer_rules(limits: Limits) -> Iterator[str]:
     """What a cell's answer says to us alone."""
-    yield (
-        f"  http-response return status 500 {_answer('1101', limits)} "
-        f"if {{ status 500 }} !{{ res.hdr({CELL_MARK}) -m found }}"
+    # workerd's own answer for an uncaught exception is known by what it lacks; a worker's would
+    # have a type. Only such an answer's few bytes are waited for and looked at.
+    bare = (
+        f"{{ status 500 }} {{ res.hdr(content-length) -m str {len(UNCAUGHT_BODY)} }} "
+        "!{ res.hdr(content-type) -m found }"
     )
+    wait = f"time {limits.request_head_s}s at-least {len(UNCAUGHT_BODY)}"
+    yield f"  http-response wait-for-body {wait} if {bare}"
+    # HEAD has no body to look at.
+    for proof in (f"{{ res.body -m str {quoted(UNCAUGHT_BODY)} }}", "{ method HEAD }"):
+        yield (f"  http-response return status 500 {_answer('1101', limits)} if {bare} {proof}")
     yield from _refused_rules(limits)
     yield f"  http-response del-header {INTERNAL_PREFIX} -m beg"
 
