@@ -69,7 +69,7 @@ async def test_the_agent_is_told_of_doors_and_tail_at_connect(
     keeper: RunningKeeper, client: KeeperClient
 ) -> None:
     """Goal: sockets held from the start. Method: connect; the descriptors are the doors."""
-    assert set(client.sockets) == {"http", "api", "tail"}
+    assert set(client.sockets) == {"http", "api", "mesh", "tail", "peers"}
     assert client.processes == {}
     with socket.socket(fileno=os.dup(client.sockets["http"])) as door:
         assert door.getsockname() == parse_address(keeper.platform.http)

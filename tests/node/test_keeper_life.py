@@ -105,7 +105,7 @@ def test_a_lost_agent_is_replaced_and_the_next_adopts_the_cell(
     os.kill(first["pid"], signum)
     second = reports(report, 2)[1]
     assert second["pid"] != first["pid"]
-    assert second["sockets"] == ["api", "cell:a:1", "http", "tail"]
+    assert second["sockets"] == ["api", "cell:a:1", "http", "mesh", "peers", "tail"]
     ((pid, tags, ready),) = second["processes"].values()
     assert (tags, ready) == ({"generation": 1}, True)
     os.kill(second["pid"], signal.SIGKILL)

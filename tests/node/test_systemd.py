@@ -120,7 +120,7 @@ def test_systemd_keeps_the_sockets_when_the_keeper_is_killed(
     with as_service(state, systemd) as first:
         anyio.run(be_the_first_agent, first)
         systemd.hear_until("READY=1")
-        assert set(systemd.kept) == {"http", "api", "tail", "cell|a"}
+        assert set(systemd.kept) == {"http", "api", "mesh", "tail", "peers", "cell|a"}
         assert "FDSTOREREMOVE=1\nFDNAME=cell|b" in systemd.heard
         before = first.platform
         first.kill()

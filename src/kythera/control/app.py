@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from kythera.control import (
     identity,
     not_offered,
+    peers,
     releases,
     secrets,
     static_files,
@@ -57,6 +58,13 @@ def build_app(services: Services) -> Starlette:
 def build_events_app(services: Services) -> Starlette:
     """Return what observed cells speak to, on a unix socket of their own."""
     app = Starlette(routes=tails.event_routes())
+    app.state.services = services
+    return app
+
+
+def build_peers_app(services: Services) -> Starlette:
+    """Return what other machines speak to, behind HAProxy's mesh door, on a unix socket."""
+    app = Starlette(routes=peers.routes())
     app.state.services = services
     return app
 

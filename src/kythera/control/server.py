@@ -1,7 +1,7 @@
 """The control API as a process: `python -m kythera.control.server --state DIR`.
 
-Started by the keeper it takes its sockets over by systemd's convention (LISTEN_FDS, names `api`
-and `tail`); started by hand it listens on the platform's addresses itself. It answers at once:
+Started by the keeper it takes its sockets over by systemd's convention (LISTEN_FDS, names `api`,
+`tail` and `peers`); started by hand it listens on the platform's addresses itself. It answers at once:
 while the agent has not made the copy yet, or the log is away, calls say so. On SIGTERM it stops
 listening, finishes what it can within `stop_ms`, and ends.
 """
@@ -21,7 +21,7 @@ import anyio
 import uvicorn
 from starlette.types import ASGIApp
 
-from kythera.control.app import build_app, build_events_app
+from kythera.control.app import build_app, build_events_app, build_peers_app
 from kythera.control.asset_index import AssetIndex
 from kythera.control.copies import LateCopy
 from kythera.control.services import BlobStore, OpenSecret, ReadBlob, Services, Tried
@@ -47,7 +47,7 @@ from kythera.run.trial import TrialSettings, try_version
 from kythera.run.workerd import find_workerd
 
 FIRST_DESCRIPTOR = 3
-NAMES = ("api", "tail")
+NAMES = ("api", "tail", "peers")
 KEEP_ALIVE_S = 30
 MESSAGE_BYTES_MAX = 64 * 1024
 """Of what a tail's client sends us: it has nothing long to say."""
@@ -74,13 +74,14 @@ def inherited(environment: MutableMapping[str, str]) -> dict[str, socket.socket]
 
 
 def sockets_of(layout: Layout, platform: Platform) -> dict[str, socket.socket]:
-    """Return both listening sockets: those passed, and the rest made here."""
+    """Return the listening sockets: those passed, and the rest made here."""
     found = inherited(os.environ)
     if "api" not in found:
         found["api"] = listen_tcp(platform.api, option="--api")
-    if "tail" not in found:
-        layout.run.mkdir(parents=True, exist_ok=True, mode=0o700)
-        found["tail"] = listen_unix(layout.tail_socket)
+    for name, path in (("tail", layout.tail_socket), ("peers", layout.mesh_socket)):
+        if name not in found:
+            layout.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+            found[name] = listen_unix(path)
     # asyncio sets it only where the socket says it is TCP, which a passed one does not; without it
     # every answer of two pieces waits 40 ms for the client's acknowledgement.
     if found["api"].family != socket.AF_UNIX:
@@ -197,7 +198,11 @@ async def serve(layout: Layout, announce: Callable[[], None] = lambda: None) -> 
     """Serve until a signal says stop."""
     async with real_services(layout) as services:
         sockets = sockets_of(layout, services.platform)
-        apps = {"api": build_app(services), "tail": build_events_app(services)}
+        apps = {
+            "api": build_app(services),
+            "tail": build_events_app(services),
+            "peers": build_peers_app(services),
+        }
         servers = {name: server_for(app, services.platform) for name, app in apps.items()}
         async with anyio.create_task_group() as background:
             background.start_soon(ensure_account, services)

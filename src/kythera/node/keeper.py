@@ -119,6 +119,10 @@ class Keeper:
             account_id=before.account_id if before else SystemChance().hex(32),
             machine=options.machine,
             site=options.site,
+            region=options.region,
+            world=options.world,
+            mesh=(mesh := door("mesh", options.mesh, before.mesh if before else "")),
+            mesh_advertised=options.advertise or mesh,
             domain=options.domain,
             http=door("http", options.http, before.http if before else ""),
             https=door("https", options.https, before.https if before else "")
@@ -129,7 +133,8 @@ class Keeper:
             egress_allow=options.egress_allow,
             limits=options.limits,
         )
-        self._sockets.open_tail(layout)
+        self._sockets.open_private("tail", layout.tail_socket)
+        self._sockets.open_private("peers", layout.mesh_socket)
         prepare_secrets(layout, SystemChance())
         write_platform(layout, self._platform)
 

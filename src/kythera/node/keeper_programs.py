@@ -107,7 +107,7 @@ def agent_command(options: UpOptions) -> Command:
 
 def api_command(options: UpOptions, sockets: HeldSockets) -> Command:
     """Return how the API is started: with its sockets, as systemd would pass them."""
-    names = ("api", "tail")
+    names = ("api", "tail", "peers")
     argv = options.api_argv or _module("kythera.control.server", options.state.absolute())
     passed = {"LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": ":".join(names)}
     return Command(

@@ -1,6 +1,6 @@
 """The listening sockets that the keeper holds, by name, for as long as the platform lives.
 
-Doors (`http`, `https`, `api`) and `tail` are there from the start; the agent asks for the rest.
+Doors (`http`, `https`, `api`, `mesh`), `tail` and `peers` are there from the start; the agent asks for the rest.
 Under systemd each is also kept by systemd, and taken back at the next start when it still is
 what was asked for: same address, or a unix path that still leads to it.
 """
@@ -24,7 +24,7 @@ from kythera.ground.sockets import (
 from kythera.node.keeper_protocol import NAME, ProtocolError, SocketFact
 from kythera.node.systemd import Notifier
 
-OWN_NAMES = ("http", "https", "api", "tail")
+OWN_NAMES = ("http", "https", "api", "mesh", "tail", "peers")
 REMNANT_WAIT_S = 3.0
 """After a killed keeper, how long its dying children may still hold a port."""
 UNIX_PATH_BYTES_MAX = 107
@@ -91,10 +91,10 @@ class HeldSockets:
         wait_until(free, within_s=REMNANT_WAIT_S if patient else 0)
         return bound[0] if bound else listen_tcp(wanted, option=f"--{name}")
 
-    def open_tail(self, layout: Layout) -> None:
-        """Listen where observed cells send their trace events."""
-        if "tail" not in self._held:
-            self._hold("tail", listen_unix(layout.tail_socket), str(layout.tail_socket))
+    def open_private(self, name: str, path: Path) -> None:
+        """Listen on a unix socket of the platform's own."""
+        if name not in self._held:
+            self._hold(name, listen_unix(path), str(path))
 
     def remove_stale(self, layout: Layout) -> None:
         """Unlink the unix sockets that nobody holds any more."""

@@ -43,6 +43,12 @@ class UpOptions:
     api: str = "127.0.0.1:8787"
     domain: str = "localhost"
     site: str = "local"
+    region: str = ""
+    world: str = ""
+    mesh: str = "127.0.0.1:0"
+    """Where the fleet's other machines reach this one."""
+    advertise: str = ""
+    """What the others are told instead, behind an address translation."""
     machine: str = field(default_factory=socket.gethostname)
     tls_certificates: str = ""
     egress_allow: tuple[str, ...] = ("public",)
@@ -55,7 +61,9 @@ class UpOptions:
 
 def check(options: UpOptions) -> None:
     """Refuse options that cannot work, before anything is touched. Raises SetupError."""
-    for address in filter(None, (options.http, options.https, options.api)):
+    for address in filter(
+        None, (options.http, options.https, options.api, options.mesh, options.advertise)
+    ):
         parse_address(address)
     if not is_hostname(options.domain):
         raise SetupError(

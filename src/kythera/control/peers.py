@@ -1,0 +1,27 @@
+"""What the fleet's other machines ask of this one, on a unix socket that HAProxy's mesh door alone
+connects to.
+
+Promises: the peer's name (PEER_HEADER) is the one in its certificate: HAProxy sets it and takes
+a client's own away. Each part of the fleet adds its routes in a module of its own.
+"""
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+PEER_HEADER = "x-kythera-peer"
+
+
+def peer_of(request: Request) -> str:
+    """Return the name in the certificate of who asks."""
+    return request.headers.get(PEER_HEADER, "")
+
+
+async def health(request: Request) -> Response:
+    """GET /health: this machine's control process answers."""
+    return PlainTextResponse("ok\n")
+
+
+def routes() -> list[Route]:
+    """Return everything that other machines may ask."""
+    return [Route("/health", health, methods=["GET"])]
