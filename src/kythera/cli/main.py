@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "secret": ("kythera.cli.secret", "secret", "Set, list and delete a worker's secrets."),
     "wrangler": ("kythera.cli.wrangler", "wrangler", "Run wrangler against this platform."),
     "env": ("kythera.cli.wrangler", "env", "Print the environment that wrangler needs."),
+    "backup": ("kythera.cli.backup", "backup", "Write everything to one file."),
+    "restore": ("kythera.cli.backup", "restore", "Make a new platform from a backup."),
 }
 """Name -> module, attribute, one line of help (repeated here so that help imports nothing)."""
 

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 from kythera.control.app import build_app, build_events_app, build_peers_app
 from kythera.control.asset_index import AssetIndex
 from kythera.control.copies import LateCopy
+from kythera.control.restored import take_back
 from kythera.control.services import BlobStore, OpenSecret, ReadBlob, Services, Tried
 from kythera.control.store import Store, put
 from kythera.control.tail_hub import TailHub
@@ -194,6 +195,12 @@ async def ensure_account(services: Services) -> None:
             await anyio.sleep(BOOTSTRAP_RETRY_MS / 1000)
 
 
+async def bootstrap(layout: Layout, services: Services) -> None:
+    """Write what a platform needs from its first start on."""
+    await take_back(layout, services)
+    await ensure_account(services)
+
+
 async def serve(layout: Layout, announce: Callable[[], None] = lambda: None) -> None:
     """Serve until a signal says stop."""
     async with real_services(layout) as services:
@@ -205,7 +212,7 @@ async def serve(layout: Layout, announce: Callable[[], None] = lambda: None) -> 
         }
         servers = {name: server_for(app, services.platform) for name, app in apps.items()}
         async with anyio.create_task_group() as background:
-            background.start_soon(ensure_account, services)
+            background.start_soon(bootstrap, layout, services)
             background.start_soon(keep_sweeping, services)
             async with anyio.create_task_group() as serving:
                 serving.start_soon(_stop_on_signal, list(servers.values()), serving.cancel_scope)

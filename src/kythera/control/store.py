@@ -111,6 +111,10 @@ class Store:
             if self._live is not None and isinstance(change.record, Deployment):
                 await self._live(change.record)
 
+    async def write_first(self, key: str, value: bytes) -> None:
+        """Write an encoded record where there is none. Raises Conflict where there is one."""
+        await self._log.append(key, value, expected_seq=0)
+
     def _encoded(self, change: Change) -> bytes | None:
         if change.record is None:
             return None

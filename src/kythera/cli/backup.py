@@ -1,0 +1,44 @@
+"""`kythera backup` and `kythera restore`: everything in one file, and back."""
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from kythera.cli.command import Here, with_here
+
+FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+
+
+@click.command()
+@FILE
+@with_here
+def backup(here: Here, file: Path) -> None:
+    """Write all records, code and keys of this platform to a new FILE (0600).
+
+    It reads this machine's own copy, so it works while the platform runs, and while the log or
+    every other machine is gone.
+    """
+    from kythera.distribute.archive import back_up
+
+    about = back_up(here.layout, file)
+    text = (
+        f"{file}: {about.records} records as of {about.seq}, {about.blobs} blobs.\n"
+        "It holds the API token and the key of all secrets: keep it as you keep those."
+    )
+    here.show({"file": str(file), **msgspec.to_builtins(about)}, text)
+
+
+@click.command()
+@FILE
+@with_here
+def restore(here: Here, file: Path) -> None:
+    """Make a new platform in --state DIR from a backup; `kythera up` then serves it."""
+    from kythera.distribute.archive import restore as fill
+
+    about = fill(file, here.layout)
+    text = (
+        f"{here.layout.state} holds {about.records} records and {about.blobs} blobs.\n"
+        f"Start it: kythera up --state {here.layout.state}"
+    )
+    here.show({"state": str(here.layout.state), **msgspec.to_builtins(about)}, text)

@@ -1,0 +1,202 @@
+"""A backup: one tar file with every record, every blob and the keys of a platform.
+
+Promises: made from this machine's own copy and blobs, so it needs no log and no other machine; the
+records in it are those of one moment; `restore` fills a new state folder whose platform, once
+started, writes the records to its log again (`pending`) and serves what was served. A backup cut
+short, or with a byte changed, is refused before anything is written.
+Refuses: a folder that holds a platform already; an archive of another format; a blob that is not
+what its name says.
+
+The file holds the API token and the key of all secrets: it is made readable by its owner alone.
+"""
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from kythera.distribute.blobs import Blobs
+from kythera.distribute.copy import Copy
+from kythera.distribute.log import Entry
+from kythera.ground.files import write_private
+from kythera.ground.layout import Layout
+from kythera.model.errors import KytheraError, StoreUnavailable
+from kythera.model.names import DIGEST
+
+FORMAT = 1
+ABOUT, RECORDS = "about.json", "records.json"
+PENDING = "restored.json"
+"""In a restored state folder: records that are to be written to the log at the first start."""
+OF_ONE_FLEET = ("machine", "token", "heartbeat", "core", "horizon")
+"""Kinds that speak of machines that a restored platform does not have."""
+MEMBER_BYTES_MAX = 4 * 1024 * 1024 * 1024
+
+
+class About(Struct, frozen=True, kw_only=True):
+    """What an archive says of itself; `records_digest` is the SHA-256 of its records."""
+
+    format: int = FORMAT
+    account_id: str
+    domain: str
+    machine: str
+    seq: int
+    records: int
+    blobs: int
+    records_digest: str
+
+
+def kept(entries: Iterable[Entry]) -> list[Entry]:
+    """Return what a restored platform shall have: living records of no particular machine."""
+    return [
+        entry
+        for entry in entries
+        if entry.value is not None and entry.key.partition(".")[0] not in OF_ONE_FLEET
+    ]
+
+
+def back_up(layout: Layout, file: Path) -> About:
+    """Write the archive of a platform, running or not, to a new file.
+
+    Raises KytheraError when the file exists or there is no platform."""
+    platform = layout.read_platform()
+    with Copy(layout.copy, readonly=True) as copy:
+        entries = copy.changes_after(0)
+        seq = max((entry.seq for entry in entries), default=0)
+    records = msgspec.json.encode([(e.seq, e.key, e.value) for e in kept(entries)])
+    blobs = Blobs(layout.blobs)
+    digests = list(blobs.digests())
+    about = About(
+        account_id=platform.account_id,
+        domain=platform.domain,
+        machine=platform.machine,
+        seq=seq,
+        records=len(kept(entries)),
+        blobs=len(digests),
+        records_digest=hashlib.sha256(records).hexdigest(),
+    )
+    with _new_file(file) as raw, tarfile.open(fileobj=raw, mode="w") as tar:
+        _add(tar, ABOUT, msgspec.json.format(msgspec.json.encode(about)))
+        for path in _keys(layout):
+            _add(tar, f"keys/{path.name}", path.read_bytes())
+        _add(tar, RECORDS, records)
+        for digest in digests:
+            _add(tar, f"blobs/{digest}", blobs.read(digest))
+        raw.flush()
+        os.fsync(raw.fileno())
+    return about
+
+
+def _keys(layout: Layout) -> list[Path]:
+    return [layout.token, layout.secrets_key]
+
+
+def _new_file(file: Path) -> io.BufferedWriter:
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise KytheraError(f"{file} exists.", remedy="Name a new file for the backup.") from None
+    except OSError as error:
+        raise KytheraError(f"{file} cannot be written: {error.strerror}.") from error
+    return os.fdopen(descriptor, "wb")
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), 0o600
+    tar.addfile(member, io.BytesIO(data))
+
+
+def restore(file: Path, layout: Layout) -> About:
+    """Fill a new state folder from an archive; `kythera up` on it serves what was saved.
+
+    Raises KytheraError, and leaves no platform behind, when the archive is not whole."""
+    if layout.platform.exists() or layout.copy.exists() or layout.token.exists():
+        raise KytheraError(
+            f"{layout.state} holds a platform already.",
+            remedy="Restore into a new folder: --state DIR.",
+        )
+    about = check(file)
+    layout.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    blobs = Blobs(layout.blobs)
+    for name, data in _members(file):
+        folder, _, leaf = name.rpartition("/")
+        if folder == "blobs":
+            blobs.put(data)
+        elif name == RECORDS:
+            write_private(layout.state / PENDING, data)
+        elif folder == "keys" and leaf in {path.name for path in _keys(layout)}:
+            write_private(layout.state / leaf, data)
+    # Last, because its presence says that the folder holds a platform.
+    settings = {"account_id": about.account_id, "machine": about.machine, "domain": about.domain}
+    write_private(layout.platform, msgspec.json.encode(settings))
+    return about
+
+
+def check(file: Path) -> About:
+    """Read an archive to its end without keeping anything. Raises KytheraError."""
+    about: About | None = None
+    records_digest, blobs = "", 0
+    for name, data in _members(file):
+        if name == ABOUT:
+            about = _about(file, data)
+        elif name == RECORDS:
+            records_digest = hashlib.sha256(data).hexdigest()
+        elif name.startswith("blobs/"):
+            _check_blob(file, name.removeprefix("blobs/"), data)
+            blobs += 1
+    if about is None or (records_digest, blobs) != (about.records_digest, about.blobs):
+        raise KytheraError(
+            f"{file} is not a whole backup.", remedy="Use another one: this was cut or changed."
+        )
+    return about
+
+
+def _about(file: Path, data: bytes) -> About:
+    try:
+        about = msgspec.json.decode(data, type=About)
+    except msgspec.MsgspecError as error:
+        raise KytheraError(f"{file} is not a backup of Kythera: {error}.") from error
+    if about.format != FORMAT:
+        raise KytheraError(
+            f"{file} has format {about.format}; this Kythera reads {FORMAT}.",
+            remedy="Use the Kythera that made it, or a newer one.",
+        )
+    return about
+
+
+def _check_blob(file: Path, digest: str, data: bytes) -> None:
+    if DIGEST.fullmatch(digest) is None or hashlib.sha256(data).hexdigest() != digest:
+        raise KytheraError(f"{file} holds a damaged blob ({digest[:80]}).")
+
+
+def _members(file: Path) -> Iterator[tuple[str, bytes]]:
+    try:
+        with tarfile.open(file) as tar:
+            for member in tar:
+                content = tar.extractfile(member) if member.size <= MEMBER_BYTES_MAX else None
+                if content is not None:
+                    yield member.name, content.read()
+    except (OSError, tarfile.TarError) as error:
+        raise KytheraError(f"{file} cannot be read as a backup: {error}.") from error
+
+
+def pending(layout: Layout) -> Sequence[tuple[str, bytes]]:
+    """Return (key, value) of what a restored platform still has to write, in order."""
+    try:
+        data = (layout.state / PENDING).read_bytes()
+        rows = msgspec.json.decode(data, type=list[tuple[int, str, bytes]])
+    except FileNotFoundError:
+        return []
+    except msgspec.MsgspecError as error:
+        raise StoreUnavailable(f"{layout.state / PENDING} is damaged: {error}.") from error
+    return [(key, value) for _, key, value in sorted(rows)]
+
+
+def written(layout: Layout) -> None:
+    """Note that the log has taken everything."""
+    (layout.state / PENDING).unlink(missing_ok=True)

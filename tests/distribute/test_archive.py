@@ -1,0 +1,110 @@
+"""A backup is whole or refused, and what it restores is what was saved."""
+
+import io
+import stat
+import tarfile
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kythera.distribute.archive import PENDING, back_up, kept, pending, restore
+from kythera.distribute.blobs import Blobs
+from kythera.distribute.copy import Copy
+from kythera.distribute.log import Entry
+from kythera.ground.layout import Layout
+from kythera.model.errors import KytheraError
+from kythera.model.platform import Platform
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Layout:
+    """A platform's folder: three records, two of them living, and a blob."""
+    layout = Layout(tmp_path / "state")
+    layout.state.mkdir()
+    layout.token.write_text("the token")
+    layout.secrets_key.write_text("the key")
+    settings = Platform(account_id="a" * 32, machine="m1", domain="example.org")
+    layout.platform.write_bytes(msgspec.json.encode(settings))
+    Blobs(layout.blobs).put(b"code")
+    with Copy(layout.copy) as copy:
+        copy.apply(
+            [
+                Entry(1, "worker.a.one", b"1"),
+                Entry(2, "worker.a.two", b"2"),
+                Entry(4, "machine.m1", b"{}"),
+                Entry(5, "worker.a.two", None),
+                Entry(7, "worker.a.three", b"3"),
+            ]
+        )
+    return layout
+
+
+def test_what_is_restored_is_what_was_saved(platform: Layout, tmp_path: Path) -> None:
+    """Records in their order without those that ended, blobs, keys, account and domain."""
+    file, again = tmp_path / "backup.tar", Layout(tmp_path / "again")
+    about = back_up(platform, file)
+    assert (about.seq, about.records, about.blobs) == (7, 2, 1)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    restore(file, again)
+    assert pending(again) == [("worker.a.one", b"1"), ("worker.a.three", b"3")]
+    assert again.token.read_text() == "the token"
+    assert again.secrets_key.read_text() == "the key"
+    read = again.read_platform()
+    assert (read.account_id, read.domain) == ("a" * 32, "example.org")
+    (digest,) = Blobs(again.blobs).digests()
+    assert Blobs(again.blobs).read(digest) == b"code"
+
+
+def test_nothing_is_written_over(platform: Layout, tmp_path: Path) -> None:
+    """Neither a file that exists nor a folder that holds a platform."""
+    file = tmp_path / "backup.tar"
+    back_up(platform, file)
+    with pytest.raises(KytheraError, match="exists"):
+        back_up(platform, file)
+    with pytest.raises(KytheraError, match="holds a platform already"):
+        restore(file, platform)
+
+
+@pytest.mark.parametrize("fault", ["cut", "flip", "swap", "garbage"])
+def test_an_archive_that_is_not_whole_is_refused(
+    platform: Layout, tmp_path: Path, fault: str
+) -> None:
+    """Cut short, a byte changed in the records, a blob under another name, no archive at all."""
+    file, broken = tmp_path / "backup.tar", tmp_path / "broken.tar"
+    back_up(platform, file)
+    data = file.read_bytes()
+    if fault == "cut":
+        data = data[: data.index(b"code")]
+    elif fault == "flip":
+        data = data.replace(b"worker.a.one", b"worker.a.0ne")
+    elif fault == "swap":
+        data = data.replace(b"code", b"c0de")
+    else:
+        data = b"not a tar file"
+    broken.write_bytes(data)
+    again = Layout(tmp_path / "again")
+    with pytest.raises(KytheraError, match=r"broken\.tar"):
+        restore(broken, again)
+    assert not again.platform.exists()
+    assert not (again.state / PENDING).exists()
+
+
+def test_names_in_an_archive_lead_nowhere_else(platform: Layout, tmp_path: Path) -> None:
+    """A file that somebody added, with a path that leads out, is left alone."""
+    file = tmp_path / "backup.tar"
+    back_up(platform, file)
+    with tarfile.open(file, "a") as tar:
+        for name in ("keys/../../evil", "/evil", "keys/other"):
+            member = tarfile.TarInfo(name)
+            member.size = 4
+            tar.addfile(member, io.BytesIO(b"evil"))
+    restore(file, Layout(tmp_path / "again"))
+    assert not list(tmp_path.rglob("evil"))
+    assert not list(tmp_path.rglob("other"))
+
+
+def test_records_of_machines_and_ends_are_not_kept() -> None:
+    """A restored platform begins as a fleet of one."""
+    entries = [Entry(1, "core.log", b"{}"), Entry(2, "token.x", b"{}"), Entry(3, "a.b", None)]
+    assert kept(entries) == []
