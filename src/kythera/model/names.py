@@ -6,6 +6,7 @@ WORKER_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 ACCOUNT_ID = re.compile(r"[0-9a-f]{32}")
 VERSION_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 HOSTNAME_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+MACHINE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 BINDING_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,127}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -13,6 +14,17 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 def is_worker_name(name: str) -> bool:
     """Tell whether `name` can be a worker: it becomes one DNS label of its hostname."""
     return WORKER_NAME.fullmatch(name) is not None
+
+
+def is_machine_name(name: str) -> bool:
+    """Tell whether `name` can be a machine: it becomes a label of a host and a certificate's CN."""
+    return MACHINE_NAME.fullmatch(name) is not None
+
+
+def as_machine_name(text: str) -> str:
+    """Return the machine name nearest to a host's own name ("Anna's Laptop.local")."""
+    label = re.sub(r"[^a-z0-9]+", "-", text.partition(".")[0].lower()).strip("-")
+    return label[:40].strip("-") or "machine"
 
 
 def is_hostname(name: str) -> bool:
