@@ -15,11 +15,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kythera.distribute.blobs import Blobs, modified_s
+from kythera.distribute.blobs import LEAVING, Blobs, modified_s
 from kythera.ground.processes import child
 from kythera.model.errors import KytheraError, StoreUnavailable
 
 HELLO = hashlib.sha256(b"hello").hexdigest()
+
+
+class Moved:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.time = 1_800_000_000.0
+
+    def now(self) -> float:
+        """Return Unix time."""
+        return self.time
+
+    def monotonic(self) -> float:
+        """Return the same."""
+        return self.time
 
 
 @pytest.fixture
@@ -139,6 +154,61 @@ async def test_a_stream_that_breaks_leaves_nothing(blobs: Blobs) -> None:
     with pytest.raises(ConnectionResetError):
         await blobs.put_stream(broken(), bytes_max=100)
     assert files_below(blobs.root) == []
+
+
+def used_s(blobs: Blobs) -> float:
+    """Return when the only blob was last used."""
+    (found,) = blobs.held()
+    return found.used_ns / 1e9
+
+
+def test_the_access_time_is_that_of_the_last_use_and_nothing_else_moves(tmp_path: Path) -> None:
+    """Put, put again, touched: each counts; the modification time stays the digest's."""
+    clock = Moved()
+    blobs = Blobs(tmp_path / "blobs", clock=clock)
+    for step, use in enumerate((blobs.put, blobs.put, lambda _: blobs.touch(HELLO))):
+        clock.time = 1_800_000_000.0 + step
+        assert use(b"hello")
+        assert used_s(blobs) == clock.time
+        assert blobs.path(HELLO).stat().st_mtime_ns == modified_s(HELLO) * 10**9
+    assert not blobs.touch("0" * 64)
+
+
+def test_a_blob_that_was_used_since_it_was_looked_at_is_not_let_go(tmp_path: Path) -> None:
+    """Who was told that a blob is here may rely on it."""
+    clock = Moved()
+    blobs = Blobs(tmp_path / "blobs", clock=clock)
+    blobs.put(b"hello")
+    (found,) = blobs.held()
+    clock.time += 1
+    assert blobs.touch(HELLO)
+    assert not blobs.let_go(found)
+    assert blobs.read(HELLO) == b"hello"
+    (found,) = blobs.held()
+    assert blobs.let_go(found)
+    assert blobs.let_go(found)
+    assert files_below(blobs.root) == []
+
+
+def test_a_blob_whose_removal_was_cut_short_is_put_back(blobs: Blobs) -> None:
+    """Killed between two names: nothing is lost, nothing is left over."""
+    path = blobs.path(blobs.put(b"hello"))
+    path.rename(path.with_name(f"{LEAVING}{HELLO}"))
+    assert list(blobs.digests()) == []
+    blobs.finish_leaving()
+    assert blobs.read(HELLO) == b"hello"
+    assert files_below(blobs.root) == [path]
+
+
+def test_a_draft_that_begins_anew_holds_only_what_came_after(blobs: Blobs) -> None:
+    """Bytes and digest of the first half are forgotten."""
+    with blobs.draft() as draft:
+        draft.write(b"something longer")
+        draft.restart()
+        draft.write(b"hello")
+        assert (draft.digest, draft.size) == (HELLO, 5)
+        assert draft.commit() == HELLO
+    assert blobs.read(HELLO) == b"hello"
 
 
 KILLED = """

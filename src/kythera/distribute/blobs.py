@@ -3,7 +3,8 @@
 Promises: a blob is whole or absent, whatever is killed or cut when; putting the same bytes again
 changes nothing (and heals a damaged file); `read` verifies. A blob's modification time follows
 from its digest, so that validators made of size and time differ when the content does and are
-equal on every machine.
+equal on every machine. Its access time is when it was last used here: set when it is put, fetched
+or asked for, never earlier than that.
 Refuses: to serve bytes that are not what the name says; names that are not digests.
 
 Layout: `<root>/ab/<digest>`, and `<root>/incoming/` for what is being written. A file there is
@@ -18,11 +19,12 @@ from collections.abc import AsyncIterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from anyio import to_thread
 
 from kythera.ground.chance import Chance, SystemChance
+from kythera.ground.clock import Clock, SystemClock
 from kythera.ground.files import sync_directory
 from kythera.model.errors import KytheraError, StoreUnavailable
 from kythera.model.names import DIGEST
@@ -32,6 +34,8 @@ OLDEST_S = 1_000_000_000
 SPREAD_S = 600_000_000
 """Modification times fall between 2001 and 2020: never in the future, whatever a clock says."""
 BLOB_MODE = 0o444
+LEAVING = ".leaving-"
+NS = 1_000_000_000
 
 
 def modified_s(digest: str) -> int:
@@ -39,13 +43,35 @@ def modified_s(digest: str) -> int:
     return OLDEST_S + int(digest[:15], 16) % SPREAD_S
 
 
+class Damaged(StoreUnavailable):
+    """A blob's bytes are not what its name says."""
+
+    def __init__(self, digest: str, path: Path) -> None:
+        super().__init__(
+            f"Blob {path} is damaged: its bytes are not what its name says.",
+            remedy="Deploy the worker once more: the same upload replaces the file.",
+        )
+        self.digest = digest
+
+
+class Held(NamedTuple):
+    """A blob on this machine: its size in bytes, and when it was last used (Unix nanoseconds)."""
+
+    digest: str
+    size: int
+    used_ns: int
+
+
 class Blobs:
     """The blobs of one machine below `root`. Any number of processes may use it at once."""
 
-    def __init__(self, root: Path, chance: Chance | None = None) -> None:
+    def __init__(
+        self, root: Path, chance: Chance | None = None, clock: Clock | None = None
+    ) -> None:
         self.root = root
         self._incoming = root / "incoming"
         self._chance = chance or SystemChance()
+        self._clock = clock or SystemClock()
         with _disk(root):
             self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._sweep()
@@ -53,7 +79,7 @@ class Blobs:
     def put(self, data: bytes) -> str:
         """Keep `data` and return its digest. Blocks while the disk syncs."""
         digest = hashlib.sha256(data).hexdigest()
-        if self._holds(digest, data):
+        if self._holds(digest, data) and self.touch(digest):
             return digest
         with self.draft() as draft:
             draft.write(data)
@@ -103,11 +129,22 @@ class Blobs:
                 remedy="Upload it again: deploy the worker once more.",
             ) from None
         if hashlib.sha256(data).hexdigest() != digest:
-            raise StoreUnavailable(
-                f"Blob {path} is damaged: its bytes are not what its name says.",
-                remedy="Deploy the worker once more: the same upload replaces the file.",
-            )
+            raise Damaged(digest, path)
         return data
+
+    def touch(self, digest: str) -> bool:
+        """Note that a blob is used now, which keeps it; tell whether it is here at all."""
+        try:
+            os.utime(self.path(digest), ns=(self.now_ns(), modified_s(digest) * NS))
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return self.has(digest)  # A disk that takes no times can still be read.
+        return True
+
+    def now_ns(self) -> int:
+        """Return the time as blobs note it: Unix nanoseconds."""
+        return int(self._clock.now() * NS)
 
     def remove(self, digest: str) -> None:
         """Forget a blob; one that is absent is forgotten already."""
@@ -120,6 +157,38 @@ class Blobs:
             for path in sorted(folder.iterdir()):
                 if DIGEST.fullmatch(path.name):
                     yield path.name
+
+    def held(self) -> Iterator[Held]:
+        """Yield all blobs on this machine with size and last use."""
+        for digest in self.digests():
+            try:
+                status = self.path(digest).stat()
+            except FileNotFoundError:
+                continue
+            yield Held(digest, status.st_size, status.st_atime_ns)
+
+    def let_go(self, found: Held) -> bool:
+        """Remove a blob unless it was used since it was looked at; tell whether it is gone.
+
+        It is renamed first: who touches it later is told that it is not here, and puts it anew."""
+        path = self.path(found.digest)
+        leaving = path.with_name(f"{LEAVING}{found.digest}")
+        with _disk(path):
+            try:
+                path.rename(leaving)
+            except FileNotFoundError:
+                return True
+            if leaving.stat().st_atime_ns != found.used_ns:
+                leaving.rename(path)
+                return False
+            leaving.unlink()
+        return True
+
+    def finish_leaving(self) -> None:
+        """Put back what a crash in `let_go` left between two names. For the one who lets go."""
+        for leaving in self.root.glob(f"[0-9a-f][0-9a-f]/{LEAVING}*"):
+            with _disk(leaving):
+                leaving.rename(self.path(leaving.name.removeprefix(LEAVING)))
 
     def _sweep(self) -> None:
         """Remove what crashed writers left; what a living writer holds is locked and stays."""
@@ -156,13 +225,26 @@ class Draft:
         self._hash.update(chunk)
         self.size += len(chunk)
 
+    @property
+    def digest(self) -> str:
+        """The digest of what was written so far."""
+        return self._hash.hexdigest()
+
+    def restart(self) -> None:
+        """Forget what was written so far."""
+        with _disk(self._blobs.root):
+            os.ftruncate(self._descriptor, 0)
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+        self._hash = hashlib.sha256()
+        self.size = 0
+
     def commit(self) -> str:
         """Make the blob durable under its digest, in one step, and return the digest."""
-        digest = self._hash.hexdigest()
+        digest = self.digest
         place = self._blobs.path(digest)
         with _disk(self._blobs.root):
             os.fchmod(self._descriptor, BLOB_MODE)
-            os.utime(self._descriptor, (modified_s(digest), modified_s(digest)))
+            os.utime(self._descriptor, ns=(self._blobs.now_ns(), modified_s(digest) * NS))
             os.fsync(self._descriptor)
             made = not place.parent.is_dir()
             place.parent.mkdir(exist_ok=True, mode=0o700)

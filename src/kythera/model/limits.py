@@ -90,6 +90,24 @@ class Limits(Struct, frozen=True, kw_only=True):
     """A new version up to this size is fetched before anybody asks for it."""
     blob_copies_min: int = 2
     """On how many machines (if there are so many) an upload is before it is acknowledged."""
+    blob_transfers_at_once: int = 8
+    """Blobs that a process fetches, or hands to one machine, at the same time."""
+    blob_near_answer_ms: int = 1_000
+    """A machine of this site that has not begun to answer by then is left for another."""
+    blob_silent_ms: int = 5_000
+    """So is one that stops in the middle for this long,"""
+    blob_bytes_per_s_min: int = 16 * 1024
+    """and one that is slower than this on the whole."""
+    blob_peer_rest_s: float = 10.0
+    """A machine that was left is asked last for this long; one that lied, a hundred times longer."""
+    blob_prepare_ms: int = 8_000
+    """How long the start of a cell waits for blobs; fetching goes on for the next try."""
+    blob_retry_s: float = 5.0
+    """Between tries to fetch ahead of need what could not be fetched."""
+    blob_sweep_s: float = 300.0
+    """Between two looks at which blobs may go."""
+    blob_grace_s: float = 6 * 3_600.0
+    """A blob that no version refers to goes after this; an upload has to be complete by then."""
     rare_requests_per_minute_max: int = 6
     """A worker with fewer requests on this machine is served from its home in the site."""
     home_load_factor: int = 150
