@@ -2,24 +2,28 @@
 
 Promises: `apply` is atomic, in order and durable (synced once per batch); what was applied before
 is skipped, so replays are harmless; readers in other processes see a batch whole, as soon as it is
-applied. Each row carries a checksum; damage is reported, never served.
+applied. Each row carries a checksum; damage is reported, never served. `replace` puts a snapshot in
+the place of all records in one step too: a reader sees the old state or the new one, and by the
+copy's generation that it is another one; a crash leaves the old.
 Refuses: an older or newer format, a copy whose own bookkeeping is damaged, batches out of order.
 
-Rows: `records` key → sequence, flag, checksum, value; `order` sequence → key; `about` one row.
+Rows: `records` key → sequence, flag, checksum, value; `order` sequence → key; `about` one row for
+what was applied, and one each for `generation` and `whole` once they are said.
 """
 
 import itertools
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import anyio
 import lmdb
 
+from kythera.distribute.batch import Stretch, entry_bytes
 from kythera.distribute.log import Entry
 from kythera.model.errors import StoreUnavailable
 
@@ -27,6 +31,8 @@ MAP_BYTES_MAX = 4 * 1024 * 1024 * 1024
 """Address space, not disk: the file grows with what is in it."""
 FORMAT = 1
 ABOUT = b"about"
+GENERATION = b"generation"
+WHOLE = b"whole"
 POLL_MS = 20
 REBUILD = "Stop the platform, remove this folder and start again: the log fills a new copy."
 
@@ -78,6 +84,16 @@ def decode_row(key: str, row: bytes, path: Path) -> Entry:
 
 def _checksum(key: str, seq: int, flag: int, value: bytes) -> int:
     return zlib.crc32(value, zlib.crc32(f"{key} {seq} {flag} ".encode()))
+
+
+class Changes(NamedTuple):
+    """What a reader has missed. `anew`: the records were replaced as a whole since it last looked,
+    and `entries` is all there is."""
+
+    generation: int
+    applied_seq: int
+    anew: bool
+    entries: list[Entry]
 
 
 class Copy:
@@ -158,37 +174,113 @@ class Copy:
 
     def changes_after(self, seq: int) -> list[Entry]:
         """Return the current entries with a sequence above `seq`, in order, tombstones included."""
-        found: list[Entry] = []
         with self._reading() as transaction:
-            cursor = transaction.cursor(db=self._order)
-            if not cursor.set_range(_SEQ.pack(seq + 1)):
-                return found
-            for _, key in cursor.iternext():
-                row = transaction.get(key, db=self._records)
-                name = key.decode(errors="replace")  # a damaged key fails its row's checksum
-                found.append(decode_row(name, row or b"", self.path))
-        return found
+            return list(self._after(transaction, seq))
 
-    def apply(self, entries: Sequence[Entry]) -> list[Entry]:
+    def changes_since(self, generation: int, seq: int) -> Changes:
+        """Return what a reader has missed that had folded `generation` up to `seq`."""
+        with self._reading() as transaction:
+            current = self._number(transaction, GENERATION)
+            done = decode_about(transaction.get(ABOUT, db=self._about), self.path)
+            anew = current != generation or done < seq
+            return Changes(current, done, anew, list(self._after(transaction, 0 if anew else seq)))
+
+    def batch_after(self, seq: int, bytes_max: int) -> Stretch:
+        """Return what follows `seq`, up to about `bytes_max` (one entry at least): for relaying."""
+        with self._reading() as transaction:
+            done = decode_about(transaction.get(ABOUT, db=self._about), self.path)
+            found: list[Entry] = []
+            size = 0
+            for entry in self._after(transaction, seq):
+                size += entry_bytes(entry)
+                if found and size > bytes_max:
+                    return Stretch(found, found[-1].seq, done)
+                found.append(entry)
+        return Stretch(found, max(seq, done), done)
+
+    def _after(self, transaction: "lmdb.Transaction[bytes]", seq: int) -> Iterator[Entry]:
+        cursor = transaction.cursor(db=self._order)
+        if not cursor.set_range(_SEQ.pack(seq + 1)):
+            return
+        for _, key in cursor.iternext():
+            row = transaction.get(key, db=self._records)
+            name = key.decode(errors="replace")  # a damaged key fails its row's checksum
+            yield decode_row(name, row or b"", self.path)
+
+    def generation(self) -> int:
+        """Return how often the records were replaced as a whole."""
+        with self._reading() as transaction:
+            return self._number(transaction, GENERATION)
+
+    def is_whole(self) -> bool:
+        """Tell whether this copy has once had everything its source had: it may be relied on."""
+        with self._reading() as transaction:
+            return transaction.get(WHOLE, db=self._about) is not None
+
+    def mark_whole(self) -> None:
+        """Note for ever that this copy has once had everything."""
+        with self._writing() as transaction:
+            transaction.put(WHOLE, b"1", db=self._about)
+
+    def apply(self, entries: Sequence[Entry], to_seq: int = 0) -> list[Entry]:
         """Take a batch of the log: all of it or nothing. Returns what had not been applied before.
 
         Entries come in ascending order of `seq`; those at or below `applied_seq` are skipped.
+        `to_seq`: the batch says all that happened up to there, whether or not an entry has just
+        that number.
         """
         assert all(a.seq < b.seq for a, b in itertools.pairwise(entries)), "disordered"
+        with self._writing() as transaction:
+            done = decode_about(transaction.get(ABOUT, db=self._about), self.path)
+            fresh = [entry for entry in entries if entry.seq > done]
+            for entry in fresh:
+                self._put(transaction, entry)
+            now = max(to_seq, fresh[-1].seq if fresh else 0)
+            if now > done:
+                transaction.put(ABOUT, encode_about(now), db=self._about)
+        return fresh
+
+    def replace(self, entries: Iterable[Entry], applied_seq: int) -> None:
+        """Forget all records and take these, which are everything up to `applied_seq`, instead."""
+        with self._writing() as transaction:
+            for table in (self._records, self._order):
+                transaction.drop(table, delete=False)
+            for entry in entries:
+                assert entry.seq <= applied_seq, "a snapshot that holds more than it says"
+                self._put(transaction, entry)
+            transaction.put(ABOUT, encode_about(applied_seq), db=self._about)
+            generation = self._number(transaction, GENERATION) + 1
+            transaction.put(GENERATION, _SEQ.pack(generation), db=self._about)
+
+    def prune(self, horizon: int) -> int:
+        """Forget the ends of records (tombstones) at or below `horizon`; return how many."""
+        with self._writing() as transaction:
+            ended = [
+                entry
+                for entry in itertools.takewhile(
+                    lambda entry: entry.seq <= horizon, self._after(transaction, 0)
+                )
+                if entry.value is None
+            ]
+            for entry in ended:
+                transaction.delete(entry.key.encode(), db=self._records)
+                transaction.delete(_SEQ.pack(entry.seq), db=self._order)
+        return len(ended)
+
+    def _number(self, transaction: "lmdb.Transaction[bytes]", name: bytes) -> int:
+        row = transaction.get(name, db=self._about)
+        return 0 if row is None else int(_SEQ.unpack(row)[0])
+
+    @contextmanager
+    def _writing(self) -> Iterator["lmdb.Transaction[bytes]"]:
         try:
             with self._environment.begin(write=True) as transaction:
-                done = decode_about(transaction.get(ABOUT, db=self._about), self.path)
-                fresh = [entry for entry in entries if entry.seq > done]
-                for entry in fresh:
-                    self._put(transaction, entry)
-                if fresh:
-                    transaction.put(ABOUT, encode_about(fresh[-1].seq), db=self._about)
+                yield transaction
         except (lmdb.Error, OSError) as error:
             raise StoreUnavailable(
                 f"The records' copy at {self.path} could not be written: {error}.",
                 remedy="Free space on its disk; nothing of this batch was kept, it comes again.",
             ) from error
-        return fresh
 
     def _put(self, transaction: "lmdb.Transaction[bytes]", entry: Entry) -> None:
         key = entry.key.encode()

@@ -76,12 +76,21 @@ class Limits(Struct, frozen=True, kw_only=True):
     heartbeat_ms: int = 1_000
     source_silent_ms_max: int = 3_000
     """A relay or core machine that says nothing for this long is left for another."""
+    source_stalled_ms_max: int = 10_000
+    """So is one that says it is there, but has nothing new (a heartbeat is) for this long."""
+    source_rest_ms_min: int = 2_000
+    source_rest_ms_max: int = 60_000
+    """A source that was left is tried again after these, twice as long each time."""
+    records_poll_ms: int = 10
+    """How often a machine that relays looks whether its copy has grown."""
     batch_bytes_max: int = 1 * MIB
     """Of records that travel together."""
     tombstones_kept_s: float = 30 * 86_400.0
     """A machine away for longer takes a snapshot when it comes back."""
     peer_connect_ms: int = 2_000
     peer_answer_ms: int = 10_000
+    fleet_status_ms: int = 2_000
+    """A machine that has not told its status by then is shown as unreachable."""
     peer_check_ms: int = 500
     """Between two looks at a peer's health; two failures take it out."""
     blob_bytes_max: int = 20 * 1024 * MIB
