@@ -247,6 +247,8 @@ class Machine(Record, frozen=True, kw_only=True):
     kythera: str = ""
     workerd: str = ""
     joined_on: str = ""
+    token: str = ""
+    """Id of the token it joined with; empty: it founded the fleet."""
 
     def key(self) -> str:
         """`machine.<name>`."""
@@ -264,6 +266,8 @@ class Token(Record, frozen=True, kw_only=True):
     expires_on: str
     used_by: str = ""
     """Name of the machine that used it up; empty: unused."""
+    used_key: str = ""
+    """Digest of that machine's public key, so that it may ask again when the answer got lost."""
 
     def key(self) -> str:
         """`token.<id>`."""
