@@ -56,6 +56,16 @@ def _near(name: str, known: set[str]) -> str:
 )
 @click.option("--domain", default="localhost", show_default=True, help="<worker>.<domain> serves.")
 @click.option("--site", default="local", show_default=True, help="Machines that share a network.")
+@click.option("--region", default="", help="Sites of one jurisdiction.")
+@click.option("--world", default="", help="Regions of one planet.")
+@click.option(
+    "--mesh",
+    default="127.0.0.1:0",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where the fleet's other machines reach this one; port 0 picks a free one.",
+)
+@click.option("--advertise", default="", metavar="HOST:PORT", help="What they dial instead.")
 @click.option("--machine", default=socket.gethostname, help="This machine's name  [its hostname].")
 @click.option(
     "--egress-allow",
@@ -94,6 +104,10 @@ def resolve(here: Here, chosen: dict[str, Any]) -> "UpOptions":
         api=chosen["api"],
         domain=chosen["domain"].lower().strip("."),
         site=chosen["site"],
+        region=chosen["region"],
+        world=chosen["world"],
+        mesh=chosen["mesh"],
+        advertise=chosen["advertise"],
         machine=chosen["machine"],
         tls_certificates=str(certificates.absolute()) if certificates is not None else "",
         egress_allow=("public", *chosen["egress_allow"]),
