@@ -20,13 +20,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from kythera.distribute import membership
 from kythera.ground.clock import Clock
 from kythera.ground.files import write_atomically, write_private
 from kythera.ground.layout import Layout
 from kythera.model.errors import KytheraError, SetupError
+from kythera.model.membership import Membership
 from kythera.model.names import is_machine_name
 
-SERVICES = ("http", "control", "log", "route")
+SERVICES = ("http", "control", "log", "route", "route-odd")
+"""What may be asked of a machine's mesh port; servers of the log's odd and even epochs meet apart."""
 JOINER = "join-"
 """How the name in a token's certificate begins; no machine's name may."""
 EARLY_S = 86_400
@@ -176,6 +179,7 @@ def found(layout: Layout, name: str, clock: Clock, life_s: float) -> None:
     joined a fleet has an identity already. Raises SetupError when a part of it was lost."""
     layout.fleet.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _alone(layout):
+        _refuse_half_joined(layout)
         if layout.machine_certificate.exists() and layout.ca_certificate.exists():
             _refuse_other_name(layout, name)
             return
@@ -186,6 +190,8 @@ def found(layout: Layout, name: str, clock: Clock, life_s: float) -> None:
             write_atomically(layout.ca_certificate, ca_pem)
         if not layout.ca_key.exists():
             raise _lost(layout, layout.machine_certificate.name)
+        if membership.read(layout) is None:
+            membership.write(layout, Membership(founder=True))
         renew_own(layout, name, clock.now(), life_s)
 
 
@@ -215,9 +221,18 @@ def _refuse_other_name(layout: Layout, name: str) -> None:
         )
 
 
+def _refuse_half_joined(layout: Layout) -> None:
+    joining = layout.ca_certificate.exists() and not layout.ca_key.exists()
+    if joining and membership.read(layout) is None:
+        raise SetupError(
+            f"the machine in {layout.state} was about to join a fleet and is not done.",
+            remedy="Repeat it with the same token: kythera up --join TOKEN.",
+        )
+
+
 def _refuse_lost_part(layout: Layout) -> None:
     """A new authority beside remains of an old one would split the fleet in two."""
-    for path in (layout.membership, layout.machine_certificate, layout.ca_key):
+    for path in (layout.membership, layout.machine_certificate):
         if path.exists():
             raise _lost(layout, layout.ca_certificate.name)
 

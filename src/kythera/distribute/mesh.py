@@ -35,6 +35,10 @@ class PeerUnreachable(StoreUnavailable):
     """Another machine cannot be reached now, or is not who it should be."""
 
 
+class PeerNotTrusted(PeerUnreachable):
+    """What answers there has no certificate of our fleet, or one with another name."""
+
+
 class Stamp(NamedTuple):
     """What changes when a file is replaced."""
 
@@ -149,26 +153,25 @@ def context_of(ca: Path, certificate_and_key: Path, peer: str | None = None) -> 
 
 @contextmanager
 def _unreachable(
-    peer: str, address: str, kind: type[Exception] = httpx.HTTPError
+    peer: str, address: str, expected: type[Exception] = httpx.HTTPError
 ) -> Iterator[None]:
     """Turn what may go wrong on the way into a sentence about the machine."""
     try:
         yield
-    except (kind, anyio.BrokenResourceError, anyio.EndOfStream) as error:
-        raise PeerUnreachable(
-            f"the machine {peer!r} at {address} cannot be reached: {_reason(error)}."
-        ) from error
+    except (expected, anyio.BrokenResourceError, anyio.EndOfStream) as error:
+        reason, kind = _reason(error)
+        raise kind(f"the machine {peer!r} at {address} cannot be reached: {reason}.") from error
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException) -> tuple[str, type[PeerUnreachable]]:
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, WrongName):
-            return str(inner)
+            return str(inner), PeerNotTrusted
         if isinstance(inner, ssl.SSLCertVerificationError):
-            return f"its certificate is refused ({inner.verify_message})"
+            return f"its certificate is refused ({inner.verify_message})", PeerNotTrusted
         inner = inner.__cause__ or inner.__context__
-    return str(error) or type(error).__name__
+    return str(error) or type(error).__name__, PeerUnreachable
 
 
 class MeshClient:

@@ -6,6 +6,8 @@ the new one, never a part. Private files are 0600 from the moment they exist.
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -53,3 +55,13 @@ def memfd(data: bytes) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+@contextmanager
+def memfd_path(data: bytes) -> Iterator[Path]:
+    """Hold `data` at a path for the length of the block: for libraries that read files alone."""
+    descriptor = memfd(data)
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)

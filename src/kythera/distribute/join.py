@@ -1,0 +1,177 @@
+"""A machine joins a fleet: the side that asks.
+
+Promises: nothing of the machine's own state is touched before the fleet has said yes; a crash at any
+moment can be repeated with the same token (the key it asks with is kept until all is written, and
+the membership is written last). Every failure says what to do next.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from kythera.distribute import membership
+from kythera.distribute.authority import (
+    belongs,
+    fingerprint,
+    make_key,
+    make_request,
+    refuse_bad_name,
+)
+from kythera.distribute.invitation import (
+    MAKE_ANOTHER,
+    Invitation,
+    JoinAnswer,
+    JoinRequest,
+    Told,
+    refuse_expired,
+)
+from kythera.distribute.mesh import MeshClient, PeerNotTrusted, PeerUnreachable, context_of
+from kythera.ground.files import memfd_path, write_atomically, write_private
+from kythera.ground.layout import Layout
+from kythera.model.errors import KytheraError, SetupError
+from kythera.model.limits import Limits
+from kythera.model.membership import Membership
+from kythera.model.platform import Platform
+
+PENDING_KEY = "joining.key"
+T = TypeVar("T")
+Say = Callable[[str], None]
+
+
+def refuse_member(layout: Layout, invitation: Invitation) -> bool:
+    """Tell whether this folder is a machine of the token's fleet already.
+
+    Raises SetupError when it is one of another fleet, or founded its own."""
+    if not layout.ca_certificate.exists():
+        return False
+    ours = fingerprint(layout.ca_certificate.read_bytes())
+    if ours != invitation.fingerprint and membership.read(layout) is not None:
+        raise SetupError(
+            f"{layout.state} belongs to another fleet (authority {ours[:16]}) than the token "
+            f"({invitation.fingerprint[:16]}).",
+            remedy="Choose another folder: --state DIR. Or start without --join.",
+        )
+    return membership.read(layout) is not None
+
+
+async def join(
+    layout: Layout,
+    invitation: Invitation,
+    platform: Platform,
+    facts: dict[str, Any],
+    *,
+    now: float,
+    say: Say,
+) -> JoinAnswer:
+    """Ask to join and write what makes this folder a machine of the fleet.
+
+    `facts` are cores, architecture, kythera and workerd. Raises SetupError."""
+    refuse_bad_name(platform.machine)
+    refuse_expired(invitation, now)
+    key = _pending_key(layout)
+    request = JoinRequest(
+        token=invitation.id,
+        secret=invitation.secret,
+        name=platform.machine,
+        csr=make_request(key, platform.machine).decode(),
+        site=platform.site,
+        region=platform.region,
+        world=platform.world,
+        mesh=platform.mesh_advertised,
+        api=platform.api,
+        **facts,
+    )
+    answer = await _ask(layout, invitation, request, platform.limits, say)
+    _refuse_foreign(answer, invitation)
+    _write(layout, answer, key, platform)
+    return answer
+
+
+def _pending_key(layout: Layout) -> bytes:
+    """Return the key of this attempt: the same as of the last one, if that was cut short."""
+    layout.fleet.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = layout.fleet / PENDING_KEY
+    if not path.exists():
+        write_private(path, make_key())
+    return path.read_bytes()
+
+
+async def _ask(
+    layout: Layout, invitation: Invitation, request: JoinRequest, limits: Limits, say: Say
+) -> JoinAnswer:
+    with memfd_path(invitation.ca) as ca, memfd_path(invitation.credentials) as credentials:
+        client = MeshClient(layout, limits, lambda peer: context_of(ca, credentials, peer))
+        async with client:
+            failures: list[PeerUnreachable] = []
+            for peer in invitation.peers:
+                say(f"Asking {peer.name} at {peer.mesh} to join as {request.name!r} …")
+                try:
+                    response = await client.request(
+                        peer.name, peer.mesh, "POST", "/join", content=_encoded(request)
+                    )
+                    return read_answer(response, JoinAnswer)
+                except PeerUnreachable as error:
+                    say(f"  {error.message}")
+                    failures.append(error)
+    raise _nobody(failures, invitation)
+
+
+def _encoded(message: Any) -> bytes:
+    return msgspec.json.encode(message)
+
+
+def read_answer(response: httpx.Response, kind: type[T]) -> T:
+    """Read another machine's answer. Raises KytheraError with its reason when it says no, and
+    PeerUnreachable when it cannot answer now."""
+    if response.status_code in (502, 503, 504):
+        told = _told(response)
+        raise PeerUnreachable(f"it cannot answer now: {told.message}", remedy=told.remedy)
+    if response.is_success:
+        with suppress(msgspec.MsgspecError):
+            return msgspec.json.decode(response.content, type=kind)
+    told = _told(response)
+    raise KytheraError(told.message, remedy=told.remedy)
+
+
+def _told(response: httpx.Response) -> Told:
+    try:
+        return msgspec.json.decode(response.content, type=Told)
+    except msgspec.MsgspecError:
+        return Told(message=f"it answered HTTP {response.status_code}.")
+
+
+def _nobody(failures: Sequence[PeerUnreachable], invitation: Invitation) -> SetupError:
+    print_ = invitation.fingerprint[:16]
+    if failures and all(isinstance(error, PeerNotTrusted) for error in failures):
+        return SetupError(
+            f"what answers is not the fleet that made this token (authority {print_}).",
+            remedy=f"Something else took over those addresses, or a clock is wrong. {MAKE_ANOTHER}",
+        )
+    tried = ", ".join(f"{peer.name} at {peer.mesh}" for peer in invitation.peers) or "nobody"
+    return SetupError(
+        f"no core machine of the fleet could be reached ({tried}).",
+        remedy="Check the network between the machines: that port must be open. If the fleet tells "
+        "a wrong address, restart it with --advertise HOST:PORT and make another token.",
+    )
+
+
+def _refuse_foreign(answer: JoinAnswer, invitation: Invitation) -> None:
+    ca = answer.ca.encode()
+    if fingerprint(ca) != invitation.fingerprint or not belongs(answer.certificate.encode(), ca):
+        raise SetupError(
+            "the answer's authority is not the one the token names.", remedy=MAKE_ANOTHER
+        )
+
+
+def _write(layout: Layout, answer: JoinAnswer, key: bytes, platform: Platform) -> None:
+    write_private(layout.secrets_key, answer.secrets_key.encode())
+    write_private(layout.token, answer.api_token.encode())
+    write_atomically(layout.ca_certificate, answer.ca.encode())
+    write_private(layout.machine_certificate, answer.certificate.encode() + key)
+    settings = msgspec.structs.replace(platform, account_id=answer.account_id, domain=answer.domain)
+    write_private(layout.platform, msgspec.json.format(msgspec.json.encode(settings)))
+    membership.write(layout, Membership(founder=False, peers=answer.peers))
+    (layout.fleet / PENDING_KEY).unlink(missing_ok=True)
