@@ -1,6 +1,7 @@
 """The gate before every endpoint: who may pass, whose account it is, and what a failure becomes.
 
-Promises: tokens are compared in constant time; nothing but health, tail sockets (whose URL is the
+Promises: what was acknowledged on another machine is seen here, or the answer says how old it is;
+tokens are compared in constant time; nothing but health, tail sockets (whose URL is the
 capability) and asset uploads (which bring a token of their own) passes without one; whatever goes
 wrong behind the gate leaves as an envelope, and what nobody expected is in the journal.
 """
@@ -10,19 +11,22 @@ import hmac
 import re
 import traceback
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kythera.control.envelope import INTERNAL, failed, failure, no_route
+from kythera.control.envelope import INTERNAL, STALE, failed, failure, no_route, notes
 from kythera.control.services import Services
-from kythera.model.errors import KytheraError
+from kythera.model.errors import KytheraError, StoreUnavailable
 
 UNAUTHENTICATED = 10000
 ACCOUNT = re.compile(r"/client/v4/accounts/(?P<account>[^/]+)(/.*)?", re.DOTALL)
 OWN_TOKEN = re.compile(r"/client/v4/accounts/[^/]+/workers/assets/upload(/.*)?", re.DOTALL)
 OPEN = ("/healthz",)
+AS_IT_IS = re.compile(r"/client/v4/(user(/.*)?|accounts/[^/]+/kythera/status)", re.DOTALL)
+"""What does not come from the records, or must be told while the log is away."""
+STALE_HEADER = "kythera-stale"
 
 
 class Gate:
@@ -39,21 +43,47 @@ class Gate:
             await self._app(scope, receive, send)
             return
         started = False
+        told = notes.set(())
 
         async def sending(message: Message) -> None:
             nonlocal started
-            started = started or message["type"] == "http.response.start"
+            if message["type"] == "http.response.start":
+                started = True
+                for _, sentence in notes.get():
+                    MutableHeaders(scope=message)[STALE_HEADER] = sentence
             await send(message)
 
         refused = self._refused(scope)
-        if refused is None:
-            try:
+        try:
+            if refused is None:
+                await self._refresh(scope["path"])
                 await self._app(scope, receive, sending)
-                return
-            except Exception as error:  # noqa: BLE001 - the gate is where everything ends
-                refused = self._caught(error, scope)
-        if not started:
+        except Exception as error:  # noqa: BLE001 - the gate is where everything ends
+            refused = self._caught(error, scope)
+        finally:
+            notes.reset(told)
+        if refused is not None and not started:
             await refused(scope, receive, send)
+
+    async def _refresh(self, path: str) -> None:
+        """In a fleet, let the copy catch up with what other machines acknowledged before."""
+        services = self._services
+        if path in OPEN or OWN_TOKEN.fullmatch(path) or AS_IT_IS.fullmatch(path):
+            return
+        joined = services.fleet.joined
+        if not joined and len(services.store.catalog().machines()) < 2:
+            return
+        note = await services.fleet.freshness.wait(
+            services.store, services.platform.limits, services.clock
+        )
+        if joined and services.store.catalog().machine(services.me) is None:
+            raise StoreUnavailable(
+                "This machine's copy of the records is not whole yet, or the machine was removed"
+                " from its fleet.",
+                remedy="Ask another machine; `kythera status` shows how far this one is.",
+            )
+        if note:
+            notes.set(((STALE, note),))
 
     def _refused(self, scope: Scope) -> Response | None:
         path = scope["path"]

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from kythera.control import (
+    fleet_status,
     identity,
     not_offered,
     peers,
@@ -43,6 +44,7 @@ def build_app(services: Services) -> Starlette:
             *_assets(),
             *_triggers(),
             *_tails(services),
+            Route(f"{ACCOUNT}/kythera/status", fleet_status.fleet, methods=["GET"]),
             *not_offered.routes(ACCOUNT),
         ],
         middleware=[Middleware(Gate, services=services)],

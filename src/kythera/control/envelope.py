@@ -4,6 +4,7 @@ Promises: an answer is JSON whatever happened, and a refusal says what to do nex
 """
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -20,6 +21,10 @@ INTERNAL = 10001
 RETRY_AFTER_S = 2
 PAGE_DIGITS_MAX = 9
 PER_PAGE_MAX = 1000
+STALE = 10014
+
+notes: ContextVar[tuple[tuple[int, str], ...]] = ContextVar("notes", default=())
+"""What to tell beside the result of the call that is being answered: codes and sentences."""
 
 
 def answer(document: Any, status: int, headers: Mapping[str, str] | None = None) -> Response:
@@ -34,7 +39,8 @@ def answer(document: Any, status: int, headers: Mapping[str, str] | None = None)
 
 def success(result: Any, *, status: int = 200, info: Mapping[str, Any] | None = None) -> Response:
     """Return a result."""
-    document = {"success": True, "errors": [], "messages": [], "result": result}
+    messages = [{"code": code, "message": message} for code, message in notes.get()]
+    document = {"success": True, "errors": [], "messages": messages, "result": result}
     if info is not None:
         document["result_info"] = info
     return answer(document, status)

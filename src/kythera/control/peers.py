@@ -9,6 +9,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from kythera.control import peers_events, peers_status
+
 PEER_HEADER = "x-kythera-peer"
 
 
@@ -24,4 +26,8 @@ async def health(request: Request) -> Response:
 
 def routes() -> list[Route]:
     """Return everything that other machines may ask."""
-    return [Route("/health", health, methods=["GET"])]
+    return [
+        Route("/health", health, methods=["GET"]),
+        *peers_status.routes(),
+        *peers_events.routes(),
+    ]

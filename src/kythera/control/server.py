@@ -24,6 +24,8 @@ from starlette.types import ASGIApp
 from kythera.control.app import build_app, build_events_app, build_peers_app
 from kythera.control.asset_index import AssetIndex
 from kythera.control.copies import LateCopy
+from kythera.control.fleet import Fleet
+from kythera.control.fleet_status import keep_looking
 from kythera.control.restored import take_back
 from kythera.control.services import BlobStore, OpenSecret, ReadBlob, Services, Tried
 from kythera.control.store import Store, put
@@ -33,8 +35,10 @@ from kythera.control.unmasked import LenientWebSockets
 from kythera.deploy.assets import session_key
 from kythera.deploy.seal import Sealer
 from kythera.deploy.source_map import map_stack, source_maps
+from kythera.distribute import membership
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.jetstream import open_log
+from kythera.distribute.mesh import MeshClient
 from kythera.distribute.served import Served
 from kythera.ground.chance import SystemChance
 from kythera.ground.clock import SystemClock
@@ -120,7 +124,18 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
             clock=clock,
             chance=chance,
             journal=Journal("api", json_lines=not sys.stderr.isatty()),
+            fleet=Fleet(
+                mesh=await stack.enter_async_context(MeshClient(layout, limits)),
+                status_socket=layout.status_socket,
+                joined=_joined(layout),
+            ),
         )
+
+
+def _joined(layout: Layout) -> bool:
+    """Tell whether this machine came into a fleet that others began."""
+    known = membership.read(layout)
+    return known is not None and not known.founder
 
 
 async def _try(
@@ -214,6 +229,11 @@ async def serve(layout: Layout, announce: Callable[[], None] = lambda: None) -> 
         async with anyio.create_task_group() as background:
             background.start_soon(bootstrap, layout, services)
             background.start_soon(keep_sweeping, services)
+            background.start_soon(keep_looking, services)
+            fleet = services.fleet
+            background.start_soon(
+                fleet.relay.run, fleet.mesh, services.platform.limits, services.journal
+            )
             async with anyio.create_task_group() as serving:
                 serving.start_soon(_stop_on_signal, list(servers.values()), serving.cancel_scope)
                 async with anyio.create_task_group() as both:

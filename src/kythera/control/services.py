@@ -4,11 +4,12 @@ Tests hand in fakes; `kythera.control.server` hands in the real ones.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from starlette.requests import Request
 
+from kythera.control.fleet import Fleet
 from kythera.deploy.bindings import Seals
 from kythera.ground.chance import Chance
 from kythera.ground.clock import Clock
@@ -79,6 +80,12 @@ class Services:
     clock: Clock
     chance: Chance
     journal: Journal
+    fleet: Fleet = field(default_factory=Fleet)
+
+    @property
+    def me(self) -> str:
+        """This machine's name."""
+        return self.platform.machine
 
     @property
     def account(self) -> str:

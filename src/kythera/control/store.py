@@ -131,17 +131,42 @@ class Store:
         """Refuse a record that is too large to be written."""
         self._encoded(put(record))
 
-    async def caught_up(self, seq: int) -> None:
-        """Wait until this machine's copy shows everything up to `seq`."""
+    def applied_seq(self) -> int:
+        """Return the newest sequence that this machine's copy shows."""
+        return self._copy.applied_seq()
+
+    async def newest(self) -> int:
+        """Return the newest sequence of the log. Raises StoreUnavailable when it is away."""
+        return await self._log.last_seq()
+
+    async def shows(self, seq: int) -> None:
+        """Wait until this machine's copy shows everything up to `seq`; the caller sets a deadline."""
         pause_ms = float(POLL_MS_MIN)
+        while self._copy.applied_seq() < seq:
+            await anyio.sleep(pause_ms / 1000)
+            pause_ms = min(pause_ms * 1.5, POLL_MS_MAX)
+
+    async def caught_up(self, seq: int) -> None:
+        """Wait until this machine's copy shows what was written as `seq`."""
         with anyio.move_on_after(self._limits.read_your_writes_ms / 1000):
-            while self._copy.applied_seq() < seq:
-                await anyio.sleep(pause_ms / 1000)
-                pause_ms = min(pause_ms * 1.5, POLL_MS_MAX)
+            await self.shows(seq)
             return
         raise StoreUnavailable(
             f"It was written (record {seq}), but this machine's copy did not show it within"
             f" {self._limits.read_your_writes_ms} ms; it takes effect as soon as it does."
+        )
+
+    async def _read_anew(self) -> None:
+        """Wait until this machine's copy shows what somebody else wrote before us."""
+        newest = await self._log.last_seq()
+        with anyio.move_on_after(self._limits.read_your_writes_ms / 1000):
+            await self.shows(newest)
+            return
+        behind = newest - self._copy.applied_seq()
+        raise StoreUnavailable(
+            "It was not written: somebody else wrote first, and this machine's copy is"
+            f" {behind} records behind, so that it cannot see what.",
+            remedy="Ask `kythera status`, or send it to another machine.",
         )
 
     @asynccontextmanager
@@ -162,7 +187,7 @@ class Store:
                 try:
                     return await change()
                 except Conflict:
-                    await self.caught_up(await self._log.last_seq())
+                    await self._read_anew()
         raise Conflict(f"{scope} is being changed by others all the time.")
 
 

@@ -1,0 +1,83 @@
+"""What a machine tells of itself, as other machines read it.
+
+The agent writes it (`kythera.node.status`); machines of other versions may say more or less: fields
+that are missing have defaults, fields nobody knows are passed over, a field of a wrong type makes the
+whole answer unreadable.
+"""
+
+from msgspec import Struct, field
+
+
+class Filling(Struct, frozen=True, kw_only=True):
+    """How far a copy that is being made is: sequence numbers."""
+
+    applied: int = 0
+    target: int = 0
+
+
+class Memory(Struct, frozen=True, kw_only=True):
+    """A machine's memory, in bytes."""
+
+    used_bytes: int = 0
+    total_bytes: int = 0
+
+
+class MachineFacts(Struct, frozen=True, kw_only=True):
+    """One machine, as its own agent sees it."""
+
+    name: str = ""
+    site: str = ""
+    region: str = ""
+    world: str = ""
+    state: str = "active"
+    """`active`, `draining`, `filling` (its copy is not whole yet) or `removed`."""
+    core: bool = False
+    source: str = ""
+    """Where its records come from: `core`, or the name of its site's relay."""
+    relay: bool = False
+    """Whether others follow it."""
+    lag_ms: int | None = None
+    """Age of the newest heartbeat it has applied; None before the first."""
+    clock_offset_ms: int | None = None
+    """Its clock minus the clock of who writes the heartbeat."""
+    applied_seq: int = 0
+    filling: Filling | None = None
+    cpu_share: float = 0.0
+    cores: int = 1
+    cells: int = 0
+    memory: Memory = field(default_factory=Memory)
+    kythera: str = ""
+    workerd: str = ""
+    log: str = ""
+    front: str = ""
+    mesh: str = ""
+    unknown_records: dict[str, str] = field(default_factory=dict)
+    tail_events_lost: dict[str, int] = field(default_factory=dict)
+    """Events that did not get to a watcher on another machine, by reason."""
+
+
+class CellFacts(Struct, frozen=True, kw_only=True):
+    """One cell, as its machine's agent sees it."""
+
+    machine: str = ""
+    worker: str
+    version: str
+    state: str
+    pids: list[int] = field(default_factory=list)
+    private_bytes: int = 0
+    cpu_seconds: float = 0.0
+    requests: int = 0
+    account: str = ""
+    generation: int = 0
+    observed: bool = False
+    server: str = ""
+    current: bool = True
+    crashes: int = 0
+    starts_failed: int = 0
+
+
+class StatusAnswer(Struct, frozen=True, kw_only=True):
+    """The whole document."""
+
+    machines: list[MachineFacts] = field(default_factory=list)
+    cells: list[CellFacts] = field(default_factory=list)
