@@ -218,3 +218,4 @@ def test_buckets_are_bounded_in_bytes_and_files() -> None:
     assert all(sum(sizes[n] for n in g) <= assets.BUCKET_BYTES_MAX for g in groups)
     assert all(len(g) <= assets.BUCKET_FILES_MAX for g in groups)
     assert assets.buckets([]) == []
+    assert assets.buckets([assets.Wanted("0" * 32, 0)]) == [["0" * 32]]

@@ -116,7 +116,7 @@ def buckets(missing: Iterable[Wanted]) -> list[list[str]]:
     groups: list[list[str]] = []
     room = 0
     for wanted in sorted(set(missing), key=lambda w: (-w.size, w.hash)):
-        if wanted.size > room or len(groups[-1]) >= BUCKET_FILES_MAX:
+        if not groups or wanted.size > room or len(groups[-1]) >= BUCKET_FILES_MAX:
             groups.append([])
             room = BUCKET_BYTES_MAX
         groups[-1].append(wanted.hash)
