@@ -7,8 +7,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from kythera.distribute.jetstream import open_log
-from kythera.distribute.log import Entry, Log, LogBehind
+from kythera.distribute.jetstream import JetStreamLog, open_log
+from kythera.distribute.log import Entry, LogBehind
 from kythera.distribute.memory_log import MemoryLog
 from kythera.model.errors import Conflict, KytheraError
 from kythera.model.limits import Limits
@@ -17,6 +17,7 @@ from tests.distribute.servers import serving
 pytestmark = pytest.mark.anyio
 LIMITS = Limits(record_bytes_max=1_000, append_ms=5_000)
 WAIT_S = 10
+Log = MemoryLog | JetStreamLog
 
 
 @pytest.fixture(params=["memory", pytest.param("jetstream", marks=pytest.mark.real)])
@@ -212,3 +213,37 @@ async def test_two_followers_see_the_same(log: Log) -> None:
     for n in range(20):
         last = await log.append(f"worker.a.w{n % 7}", b"%d" % n)
     assert await followed(log, 0, last) == await followed(log, 0, last)
+
+
+async def test_the_newest_entry_of_a_key_can_be_asked_for(log: Log) -> None:
+    """A value, a tombstone, a key that never was."""
+    await log.append("worker.a.w", b"1")
+    second = await log.append("worker.a.w", b"2")
+    assert await log.newest("worker.a.w") == Entry(second, "worker.a.w", b"2")
+    ended = await log.append("worker.a.w", None)
+    assert await log.newest("worker.a.w") == Entry(ended, "worker.a.w", None)
+    assert await log.newest("worker.a.other") is None
+
+
+async def test_an_erased_entry_is_gone_and_leaves_the_rest(log: Log) -> None:
+    """A tombstone is forgotten for good: followers do not see it, and numbers go on."""
+    await log.append("worker.a.w", b"1")
+    ended = await log.append("worker.a.w", None)
+    kept = await log.append("worker.a.other", b"x")
+    for _ in range(2):  # the second time it is gone already
+        await log.erase(ended)
+    assert await log.newest("worker.a.w") is None
+    assert await followed(log, 0, kept) == [Entry(kept, "worker.a.other", b"x")]
+    assert await log.append("worker.a.w", b"again", expected_seq=0) == kept + 1
+
+
+async def test_it_is_known_when_an_entry_was_written(log: Log) -> None:
+    """By the log's clock, rising with the numbers; unknown for what is gone."""
+    first = await log.append("worker.a.w", b"1")
+    second = await log.append("worker.a.x", b"1")
+    before, after = await log.written_at(first), await log.written_at(second)
+    assert before is not None
+    assert after is not None
+    assert before <= after
+    await log.append("worker.a.w", b"2")
+    assert await log.written_at(first) is None

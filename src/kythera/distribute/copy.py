@@ -207,6 +207,11 @@ class Copy:
             name = key.decode(errors="replace")  # a damaged key fails its row's checksum
             yield decode_row(name, row or b"", self.path)
 
+    def entries(self) -> Iterator[Entry]:
+        """Yield all current entries in order, tombstones included, as of one moment."""
+        with self._reading() as transaction:
+            yield from self._after(transaction, 0)
+
     def generation(self) -> int:
         """Return how often the records were replaced as a whole."""
         with self._reading() as transaction:

@@ -5,11 +5,13 @@ for a repeated message id, so a retry after a lost acknowledgement looks like a 
 then asks the server whether the write was ours (see `_was_ours`).
 """
 
+import base64
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import anyio
 import structlog
@@ -38,9 +40,12 @@ RETRY_MS = 50
 STREAM_EXISTS_OTHERWISE = 10_058
 WRONG_LAST_ID = 10_070
 WRONG_LAST_SEQUENCE = (10_071, 10_164)
+NOT_FOUND = (10_037, 10_043, 10_057)
+"""No such message, by subject or by sequence."""
 NOBODYS_ID = "kythera.nobody"
 """A message id that no append has."""
 
+T = TypeVar("T")
 _events = structlog.get_logger()
 
 
@@ -162,6 +167,47 @@ class JetStreamLog:
             remedy="Look at nats-server's events.",
         )
 
+    async def newest(self, key: str) -> Entry | None:
+        """Return a key's newest entry; None when it never was, or its end is forgotten."""
+
+        async def ask(link: Link) -> Entry | None:
+            found = await _message(link, {"last_by_subj": PREFIX + key})
+            return None if found is None else Entry(found.seq, key, found.data or None)
+
+        return await self._asked(ask)
+
+    async def written_at(self, seq: int) -> float | None:
+        """Return when an entry was written, by its server's clock (Unix seconds); None: gone."""
+
+        async def ask(link: Link) -> float | None:
+            found = await _message(link, {"seq": seq})
+            return None if found is None else found.at
+
+        return await self._asked(ask)
+
+    async def erase(self, seq: int) -> None:
+        """Forget one entry for good. No harm when it is gone already."""
+
+        async def ask(link: Link) -> None:
+            await _managed(link, f"MSG.DELETE.{STREAM}", {"seq": seq, "no_erase": True})
+
+        await self._asked(ask)
+
+    async def _asked(self, ask: Callable[[Link], Awaitable[T]]) -> T:
+        """Return what `ask` finds out, tried again over cuts until `append_ms`."""
+        with anyio.move_on_after(self._limits.append_ms / 1000):
+            while True:
+                link = await self._links.ready()
+                try:
+                    return await ask(link)
+                except (LinkLost, NatsError, TimeoutError, _Refused) as error:
+                    self._links.last_error = str(error) or type(error).__name__
+                await anyio.sleep(RETRY_MS / 1000)
+        raise StoreUnavailable(
+            f"The log did not answer within {self._limits.append_ms} ms: {self._links.last_error}.",
+            remedy="Look at nats-server's events.",
+        )
+
 
 @asynccontextmanager
 async def open_log(
@@ -228,6 +274,37 @@ async def _acknowledged(link: Link, key: str, body: bytes, headers: dict[str, st
     if "error" in answer:
         raise _Refused(answer["error"])
     return int(answer["seq"])
+
+
+class _Stored(NamedTuple):
+    """A message as the stream holds it; `at` in Unix seconds."""
+
+    seq: int
+    data: bytes
+    at: float
+
+
+async def _message(link: Link, wanted: dict[str, object]) -> _Stored | None:
+    answer = await _managed(link, f"MSG.GET.{STREAM}", wanted)
+    if answer is None:
+        return None
+    found = answer["message"]
+    at = datetime.fromisoformat(found["time"]).timestamp()
+    return _Stored(int(found["seq"]), base64.b64decode(found.get("data", "")), at)
+
+
+async def _managed(link: Link, what: str, body: dict[str, object]) -> dict[str, Any] | None:
+    """Ask the stream's API; None when what it is about is not there."""
+    request = json.dumps(body).encode()
+    answer: dict[str, Any] = json.loads(
+        await link.request(f"$JS.API.STREAM.{what}", request, {}, API_MS)
+    )
+    error = answer.get("error")
+    if error is None:
+        return answer
+    if error.get("err_code") in NOT_FOUND:
+        return None
+    raise _Refused(error)
 
 
 async def _tombstone_seq(link: Link, key: str) -> int | None:

@@ -33,6 +33,10 @@ class LogBehind(StoreUnavailable):
     """The log ends before what this machine has already applied: its store was lost or replaced."""
 
 
+class LogPruned(StoreUnavailable):
+    """The log no longer tells which records ended since then: only a snapshot helps."""
+
+
 class Log(Protocol):
     """What MemoryLog and JetStreamLog both are; one contract suite holds them to it."""
 

@@ -11,6 +11,7 @@ import anyio
 
 from kythera.distribute.log import Entry, LogBehind, refuse_bad_record
 from kythera.ground.chance import Chance, SystemChance
+from kythera.ground.clock import Clock, SystemClock
 from kythera.model.errors import Conflict, StoreUnavailable
 from kythera.model.limits import Limits
 
@@ -20,9 +21,16 @@ BATCH_ENTRIES_MAX = 1_000
 class MemoryLog:
     """The log's promises without its durability. Compacted: the newest entry of each key."""
 
-    def __init__(self, limits: Limits | None = None, chance: Chance | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        chance: Chance | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self._limits = limits or Limits()
         self._chance = chance or SystemChance()
+        self._clock = clock or SystemClock()
+        self._written: dict[int, float] = {}
         self._newest: dict[str, Entry] = {}
         self._order: dict[int, str] = {}
         """Sequence → key, of the newest entries, ascending because dicts keep insertion order."""
@@ -68,6 +76,7 @@ class MemoryLog:
             del self._order[older.seq]
         self._newest[key] = Entry(self._last, key, value)
         self._order[self._last] = key
+        self._written[self._last] = self._clock.now()
         self._seen[mark] = self._last
         self._wake()
         return self._last
@@ -108,6 +117,22 @@ class MemoryLog:
             await self._reachable()
             return self._last
         raise StoreUnavailable(f"The log did not answer within {self._limits.append_ms} ms.")
+
+    async def newest(self, key: str) -> Entry | None:
+        """Return a key's newest entry; None when it never was, or its end is forgotten."""
+        await self._reachable()
+        return self._newest.get(key)
+
+    async def written_at(self, seq: int) -> float | None:
+        """Return when an entry was written (Unix seconds); None: gone."""
+        await self._reachable()
+        return self._written[seq] if seq in self._order else None
+
+    async def erase(self, seq: int) -> None:
+        """Forget one entry for good. No harm when it is gone already."""
+        key = self._order.pop(seq, None)
+        if key is not None:
+            del self._newest[key]
 
     def pause(self) -> None:
         """Make the log unreachable."""
