@@ -17,6 +17,7 @@ import click
 from kythera.ground.layout import Layout
 from kythera.model.errors import KytheraError, SetupError
 from kythera.model.platform import Platform
+from kythera.sim.one_host.plan import FLEET_FILE
 
 if TYPE_CHECKING:
     from kythera.cli.client import Client
@@ -74,6 +75,30 @@ def state_default() -> Path:
     return Path(base) / "kythera"
 
 
+def fleet_default() -> Path:
+    """Return the folder of `kythera fleet` without `--state`."""
+    named = os.environ.get("KYTHERA_FLEET")
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(named) if named else Path(base) / "kythera-fleet"
+
+
+def layout_at(state: Path) -> Layout:
+    """Return the platform of a state folder; of a whole fleet's folder, its first living machine.
+
+    Raises NotRunning when that fleet has none."""
+    if not (state / FLEET_FILE).is_file():
+        return Layout(state)
+    from kythera.sim.one_host.living import first_living
+
+    machine = first_living(state)
+    if machine is None:
+        raise NotRunning(
+            f"no machine of the fleet in {state} runs.",
+            remedy=f"Start it: kythera fleet up --state {state}",
+        )
+    return Layout(machine)
+
+
 STATE = click.option(
     "--state",
     type=click.Path(file_okay=False, path_type=Path),
@@ -86,11 +111,13 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead 
 
 
 def with_here(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a click function `--state` and `--json`, and call it with a `Here` first."""
+    """Give a click function `--state` and `--json`, and call it with a `Here` first.
+
+    The state folder may be a whole fleet's: then a living machine of it is asked."""
 
     @functools.wraps(function)
     def run(state: Path, as_json: bool, **rest: Any) -> Any:
-        return function(Here(Layout(state), as_json), **rest)
+        return function(Here(layout_at(state), as_json), **rest)
 
     return STATE(JSON(run))
 

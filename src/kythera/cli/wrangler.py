@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from kythera.cli.client import api_url, read_token
-from kythera.cli.command import STATE, Here, platform_of, with_here
+from kythera.cli.command import STATE, Here, layout_at, platform_of, with_here
 from kythera.ground.layout import Layout
 from kythera.model.errors import SetupError
 
@@ -56,7 +56,7 @@ def wrangler(state: Path, args: tuple[str, ...]) -> None:
     code is passed on. (--json belongs to wrangler here.)
     """
     own = {name: text for name, text in os.environ.items() if name not in OVERRULING}
-    variables = {**own, **environment(Layout(state))}
+    variables = {**own, **environment(layout_at(state))}
     command = [*find_wrangler(Path.cwd(), os.environ), *args]
     os.execvpe(command[0], command, variables)
 

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import anyio
@@ -17,7 +18,7 @@ from kythera.ground import forking, meters
 from kythera.ground.files import memfd
 from kythera.ground.forking import Command, base_environment, exit_status, spawn
 
-__all__ = ["Child", "Command", "Output", "child", "spawn"]
+__all__ = ["Child", "Command", "Output", "child", "family", "spawn"]
 
 OUTPUT_BYTES_MAX = 4 * 1024 * 1024
 """What `read_output` keeps of each stream; the rest is read and dropped, so nobody blocks."""
@@ -102,11 +103,13 @@ async def child(
     pass_fds: Sequence[int] = (),
     stdin: bytes | None = None,
     capture: bool = True,
+    log: int | None = None,
 ) -> AsyncIterator[Child]:
     """Run a helper for the length of the block.
 
     `pass_fds` keep their numbers in the child; `stdin` is given as a file; without `capture` its
-    output goes to our stderr. Raises SetupError when there is no such program."""
+    output goes to our stderr; `log` is a descriptor of ours that takes its stderr. Raises
+    SetupError when there is no such program."""
     with contextlib.ExitStack() as ours:
 
         def kept(descriptor: int) -> int:
@@ -116,11 +119,12 @@ async def child(
         given = {fd: fd for fd in pass_fds}
         if stdin is not None:
             given[0] = kept(memfd(stdin))
-        read_ends: list[int] = []
+        read_ends: list[int | None] = []
         with contextlib.ExitStack() as unless_started:
             for number in (1, 2):
-                if not capture:
-                    given[number] = 2
+                if not capture or (number == 2 and log is not None):
+                    given[number] = 2 if log is None else log
+                    read_ends.append(None)
                     continue
                 read_end, write_end = os.pipe2(os.O_CLOEXEC)
                 os.set_blocking(read_end, False)
@@ -130,9 +134,22 @@ async def child(
             environment = base_environment() if env is None else env
             pid, pidfd = forking.spawn(Command(argv=argv, env=environment, descriptors=given))
             unless_started.pop_all()
-    process = Child(pid, pidfd, *(read_ends or (None, None)))
+    process = Child(pid, pidfd, *read_ends)
     try:
         yield process
     finally:
         with anyio.CancelScope(shield=True):
             await process._end()
+
+
+def family(pid: int) -> list[int]:
+    """Return all that descend from a process, without itself; those that end meanwhile may miss."""
+    found: list[int] = []
+    queue = [pid]
+    while queue:
+        for listing in Path(f"/proc/{queue.pop()}").glob("task/*/children"):
+            with contextlib.suppress(OSError):
+                below = [int(word) for word in listing.read_text().split()]
+                found += below
+                queue += below
+    return found

@@ -1,0 +1,1 @@
+"""A whole fleet on one computer: real machines' processes, simulated links between them."""
