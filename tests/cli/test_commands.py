@@ -35,6 +35,7 @@ Options:
 
 Commands:
   up        Start the platform on this machine; Ctrl-C stops it.
+  fleet     Run a whole fleet on this computer, and trouble it.
   status    Show machines and cells as they are now.
   doctor    Check this machine and the running platform.
   deploy    Put a project, or one .js/.ts file, into service.

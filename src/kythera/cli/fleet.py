@@ -41,7 +41,10 @@ def with_fleet(function: Callable[..., Any]) -> Callable[..., Any]:
 @AS_JSON
 @click.pass_context
 def fleet(context: click.Context, state: Path | None, as_json: bool) -> None:
-    """Run a whole fleet on this computer, and trouble it: links cut or slow, machines dead."""
+    """Run a whole fleet on this computer, and trouble it.
+
+    Links can be cut or slow, machines can die, hang and come back.
+    """
     context.obj = {"state": state, "json": as_json}
 
 
