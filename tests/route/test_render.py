@@ -26,7 +26,9 @@ def small_plan() -> FrontPlan:
         "routes_wild": {r"^https?://[^/]*\.example\.com/": "s0002"},
         "pins": {'s0001/hello="v1"': "c1", 's0001/hello="v2"': "c2"},
         "sticky": {"s0001/1": "c2", "s0001/10": "c1"},
-        "failing": {"s0002": "exit 1"},
+        "apart": {"s0002": "local a/shop failing: exit 1"},
+        "members": {},
+        "health": {},
     }
     servers = (
         Server(name="c1", path="/run/a b/c1.sock", weight=1),

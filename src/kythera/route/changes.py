@@ -3,7 +3,8 @@
 Pure. Order is the promise: a cell is added before anything leads to it, and nothing leads to a
 cell any more before it is taken away, so that a request at any moment between two commands finds
 a cell of its own worker. `Reload` is the answer when slots run out and when so much changes that
-reading the files anew is quicker.
+reading the files anew is quicker, and when
+other machines or the tunnels to them are not the same: their TLS is read from files alone.
 """
 
 from collections.abc import Iterator
@@ -56,6 +57,10 @@ def changes(old: FrontPlan, new: FrontPlan) -> list[Change] | Reload:
     """Return the way from `old` to `new`."""
     if old.slots != new.slots:
         return Reload(f"{new.slots} slots instead of {old.slots}")
+    if (old.me, old.peers) != (new.me, new.peers):
+        return Reload(f"the fleet has {len(new.peers)} other machines to forward to")
+    if old.tunnels != new.tunnels:
+        return Reload(f"{len(new.tunnels)} tunnels to other machines")
     before = {server.name: (slot, server) for slot, server in old.named_servers()}
     after = {server.name: (slot, server) for slot, server in new.named_servers()}
     for name in sorted(before.keys() & after.keys()):

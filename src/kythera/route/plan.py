@@ -18,6 +18,7 @@ from msgspec import Struct, field
 from kythera.model.catalog import Catalog, Name
 from kythera.model.names import is_hostname
 from kythera.model.traffic import Share, Traffic
+from kythera.route.mesh import Peers, PeerServer, Tunnel, Where, peer_servers
 from kythera.route.patterns import Pattern, PatternError, parse_pattern
 from kythera.route.weights import sticky_rows, weights
 
@@ -29,9 +30,18 @@ ROUTED = "r:"
 NOWHERE = "none"
 REASON_CHARACTERS_MAX = 200
 
-MAPS = ("hosts", "routes_exact", "routes_prefix", "routes_wild", "pins", "sticky", "failing")
+MAPS = (
+    *("hosts", "routes_exact", "routes_prefix", "routes_wild", "pins", "sticky"),
+    *("apart", "members", "health"),
+)
 ORDERED_MAPS = ("routes_wild",)
 """Maps whose first matching row wins: replaced as a whole, never row by row."""
+
+LOCAL, HOME, AWAY = "local", "home", "away"
+FAILING = " failing: "
+"""Divides a row of `apart`: before it stand where and who, after it why no cell starts here."""
+DRAINING, OVERLOADED = "draining", "overloaded"
+"""Keys of `health`: present or not."""
 
 Rows = dict[str, str]
 
@@ -57,6 +67,11 @@ class FrontPlan(Struct, frozen=True, kw_only=True):
     """Slot to its cells; a slot without cells answers 503 at once."""
     maps: dict[str, Rows] = field(default_factory=lambda: {name: {} for name in MAPS})
     """Map name to its rows in order."""
+    me: str = ""
+    """This machine's name; empty as long as it is not one of a fleet."""
+    peers: tuple[PeerServer, ...] = ()
+    """Other machines that requests may go to, the nearest first."""
+    tunnels: tuple[Tunnel, ...] = ()
     ignored: tuple[str, ...] = ()
     """Routes and hostnames that lead nowhere, and why: for the log."""
 
@@ -92,10 +107,14 @@ def plan_front(
     *,
     domain: str,
     previous: FrontPlan | None,
+    peers: Peers | None = None,
+    where: Mapping[Name, Where] | None = None,
+    tunnels: Iterable[Tunnel] = (),
 ) -> FrontPlan:
     """Return what the front door should do now.
 
-    `failing` holds workers whose cell cannot start, and why: they answer 503 without a wait."""
+    `failing` holds workers whose cell cannot start, and why: they answer 503 without a wait, unless
+    `where` sends their visitors to another machine. Who is not in `where` is served here."""
     served = _served(catalog, traffic)
     owners, slots, freed = _assign_slots(served, previous or FrontPlan())
     slot_of = {name: slot for slot, name in owners.items()}
@@ -113,7 +132,9 @@ def plan_front(
         "routes_wild": _wild_rows(patterns),
         "pins": dict(_pin_rows(owners, traffic)),
         "sticky": dict(_sticky_rows(owners, traffic)),
-        "failing": {slot_of[n]: _reason(why) for n, why in failing.items() if n in slot_of},
+        "apart": dict(_apart_rows(owners, failing, where or {})),
+        "members": _member_rows(peers),
+        "health": _health_rows(peers),
     }
     return FrontPlan(
         slots=slots,
@@ -121,6 +142,9 @@ def plan_front(
         owners={slot: "/".join(name) for slot, name in owners.items()},
         servers=servers,
         maps={name: rows[name] for name in MAPS},
+        me=peers.me if peers else "",
+        peers=peer_servers(peers) if peers else (),
+        tunnels=tuple(sorted(tunnels, key=lambda tunnel: tunnel.name)),
         ignored=tuple(ignored),
     )
 
@@ -259,6 +283,32 @@ def _cells_by_version(traffic: Traffic) -> dict[str, Share]:
     """Return, for each version, its cell with the largest share."""
     ordered = sorted(traffic.shares, key=lambda share: (share.percentage, share.server))
     return {share.version_id: share for share in ordered}
+
+
+def _apart_rows(
+    owners: Mapping[str, Name], failing: Mapping[Name, str], where: Mapping[Name, Where]
+) -> Iterator[tuple[str, str]]:
+    """Yield the slots that are not simply served by their cells here.
+
+    One map for all such reasons: nearly all requests belong to none, and ask once."""
+    for slot, name in owners.items():
+        place = where.get(name, LOCAL)
+        why = f"{FAILING}{_reason(failing[name])}" if name in failing else ""
+        if why or place != LOCAL:
+            yield slot, f"{place} {'/'.join(name)}{why}"
+
+
+def _member_rows(peers: Peers | None) -> Rows:
+    """Return the names that the mesh door lets in."""
+    if peers is None:
+        return {}
+    return dict.fromkeys(sorted({peers.me, *(door.name for door in peers.machines)}), "1")
+
+
+def _health_rows(peers: Peers | None) -> Rows:
+    """Return why this machine is to be asked for nothing new."""
+    told = {DRAINING: peers.draining, OVERLOADED: peers.overloaded} if peers else {}
+    return {name: "1" for name, holds in told.items() if holds}
 
 
 def _reason(why: str) -> str:

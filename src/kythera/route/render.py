@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kythera.model.limits import Limits
+from kythera.route.mesh import MeshFiles
 from kythera.route.pages import CONTENT_TYPES, FORMS, PAGES, REFUSED_MARK, page_rows
 from kythera.route.plan import MAPS, NOWHERE, ROUTED, SLOT_LETTER, FrontPlan, Server, slot_name
 from kythera.route.weights import BUCKETS
@@ -69,6 +70,8 @@ class FrontOptions:
 
     site: str = "local"
     limits: Limits = field(default_factory=Limits)
+    mesh: MeshFiles | None = None
+    """The door for the fleet's other machines; None: this machine has none."""
     tls_certificates: str = ""
     """A PEM file or a directory of them; empty means no HTTPS door."""
     threads: int = 1
@@ -273,7 +276,7 @@ def _way_rules() -> Iterator[str]:
     """From the host's slot to a cell; for most requests `allow` skips all the rest."""
     yield (
         f"  http-request allow if {{ var(txn.slot) -m beg {SLOT_LETTER} }} "
-        "!{ var(txn.slot),map_str(failing.map) -m found } "
+        "!{ var(txn.slot),map_str(apart.map) -m found } "
         f"!{{ req.fhdr({KEY_HEADER}) -m found }} !{{ req.fhdr({OVERRIDES_HEADER}) -m found }}"
     )
     yield from _routing_rules()
@@ -295,7 +298,7 @@ def _routing_rules() -> Iterator[str]:
     refuse = "  http-request return status"
     # Whatever is not the name of a slot, also nothing at all (no Host), leads nowhere.
     yield f"{refuse} 404 default-errorfiles unless {{ var(txn.slot) -m beg {SLOT_LETTER} }}"
-    yield f"{refuse} 503 default-errorfiles if {{ var(txn.slot),map_str(failing.map) -m found }}"
+    yield f"{refuse} 503 default-errorfiles if {{ var(txn.slot),map_str(apart.map) -m found }}"
 
 
 def _version_rules() -> Iterator[str]:
