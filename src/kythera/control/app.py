@@ -13,6 +13,8 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from kythera.control import (
     fleet_status,
     identity,
+    join_tokens,
+    machines,
     not_offered,
     peers,
     releases,
@@ -45,6 +47,8 @@ def build_app(services: Services) -> Starlette:
             *_triggers(),
             *_tails(services),
             Route(f"{ACCOUNT}/kythera/status", fleet_status.fleet, methods=["GET"]),
+            *machines.routes(ACCOUNT),
+            *join_tokens.routes(ACCOUNT),
             *not_offered.routes(ACCOUNT),
         ],
         middleware=[Middleware(Gate, services=services)],

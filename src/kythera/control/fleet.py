@@ -13,6 +13,7 @@ from kythera.control.freshness import Freshness
 from kythera.control.sightings import Sightings
 from kythera.control.tail_ages import TailAges
 from kythera.control.tail_relay import TailRelay
+from kythera.ground.layout import Layout
 from kythera.model.errors import StoreUnavailable
 
 
@@ -53,6 +54,8 @@ class Fleet:
     """This process' side of the fleet."""
 
     mesh: Mesh = field(default_factory=NoMesh)
+    layout: Layout | None = None
+    """Where this machine's identity lies."""
     status_socket: Path | None = None
     """Where this machine's agent tells its status."""
     joined: bool = False

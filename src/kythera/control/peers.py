@@ -9,14 +9,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from kythera.control import peers_events, peers_status
+from kythera.control import peers_events, peers_join, peers_status
+from kythera.control.peer_answers import PEER_HEADER, peer_of
 
-PEER_HEADER = "x-kythera-peer"
-
-
-def peer_of(request: Request) -> str:
-    """Return the name in the certificate of who asks."""
-    return request.headers.get(PEER_HEADER, "")
+__all__ = ["PEER_HEADER", "peer_of", "routes"]
 
 
 async def health(request: Request) -> Response:
@@ -30,4 +26,5 @@ def routes() -> list[Route]:
         Route("/health", health, methods=["GET"]),
         *peers_status.routes(),
         *peers_events.routes(),
+        *peers_join.routes(),
     ]

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 
 from kythera.control.app import build_app, build_events_app, build_peers_app
 from kythera.control.asset_index import AssetIndex
+from kythera.control.belonging import keep_belonging
 from kythera.control.copies import LateCopy
 from kythera.control.fleet import Fleet
 from kythera.control.fleet_status import keep_looking
@@ -36,6 +37,7 @@ from kythera.deploy.assets import session_key
 from kythera.deploy.seal import Sealer
 from kythera.deploy.source_map import map_stack, source_maps
 from kythera.distribute import membership
+from kythera.distribute.authority import found
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.jetstream import open_log
 from kythera.distribute.mesh import MeshClient
@@ -100,6 +102,7 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
     platform = layout.read_platform()
     limits = platform.limits
     clock, chance = SystemClock(), SystemChance()
+    found(layout, platform.machine, clock, limits.certificate_life_s)
     sealer = Sealer.load(layout.secrets_key)
     blobs: BlobStore = Blobs(layout.blobs)
     async with AsyncExitStack() as stack:
@@ -126,6 +129,7 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
             journal=Journal("api", json_lines=not sys.stderr.isatty()),
             fleet=Fleet(
                 mesh=await stack.enter_async_context(MeshClient(layout, limits)),
+                layout=layout,
                 status_socket=layout.status_socket,
                 joined=_joined(layout),
             ),
@@ -230,6 +234,7 @@ async def serve(layout: Layout, announce: Callable[[], None] = lambda: None) -> 
             background.start_soon(bootstrap, layout, services)
             background.start_soon(keep_sweeping, services)
             background.start_soon(keep_looking, services)
+            background.start_soon(keep_belonging, services)
             fleet = services.fleet
             background.start_soon(
                 fleet.relay.run, fleet.mesh, services.platform.limits, services.journal

@@ -13,6 +13,7 @@ from kythera.distribute.invitation import MAKE_ANOTHER, JoinRequest, secret_fits
 from kythera.ground.sockets import parse_address
 from kythera.model.catalog import Catalog
 from kythera.model.errors import KytheraError, Refusal
+from kythera.model.membership import Peer
 from kythera.model.records import Machine, Token
 
 CODE = 10000
@@ -95,6 +96,13 @@ def used(token: Token, request: JoinRequest, key: str) -> Token:
     return msgspec.structs.replace(token, used_by=request.name, used_key=key)
 
 
+def released(token: Token, request: JoinRequest, key: str, machine: Machine | None) -> bool:
+    """Tell whether a token was used for a name that another machine got at the same moment: it is
+    good again."""
+    ours = token.used_by == request.name and token.used_key == key
+    return ours and machine is not None and machine.token != token.id
+
+
 def machine_of(request: JoinRequest, joined_on: str) -> Machine:
     """Return the record of a machine that joins."""
     return Machine(
@@ -111,3 +119,16 @@ def machine_of(request: JoinRequest, joined_on: str) -> Machine:
         joined_on=joined_on,
         token=request.token,
     )
+
+
+def core_peers(catalog: Catalog) -> tuple[Peer, ...]:
+    """Return the core machines and where they are reached, by name."""
+    core = catalog.core()
+    names = core.machines if core else tuple(m.name for m in catalog.machines() if m.core)
+    found = (catalog.machine(name) for name in sorted(names))
+    return tuple(Peer(name=machine.name, mesh=machine.mesh) for machine in found if machine)
+
+
+def is_core(catalog: Catalog, name: str) -> bool:
+    """Tell whether a machine holds the log."""
+    return any(peer.name == name for peer in core_peers(catalog))

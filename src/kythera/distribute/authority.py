@@ -150,6 +150,11 @@ def belongs(certificate_pem: bytes, ca_pem: bytes) -> bool:
     return True
 
 
+def key_fits(key_pem: bytes, ca_pem: bytes) -> bool:
+    """Tell whether a key is the one of an authority's certificate."""
+    return _key(key_pem).public_key() == _certificate(ca_pem).public_key()
+
+
 def key_digest(csr_pem: bytes) -> str:
     """Return what tells a request's key from others: SHA-256 of the public key, hexadecimal."""
     der = (

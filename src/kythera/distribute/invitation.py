@@ -82,6 +82,12 @@ class RenewAnswer(Struct, frozen=True, kw_only=True):
     certificate: str
 
 
+class AuthorityAnswer(Struct, frozen=True, kw_only=True):
+    """The authority's key, for core machines."""
+
+    key: str
+
+
 class Told(Struct, frozen=True, kw_only=True):
     """Why another machine says no."""
 

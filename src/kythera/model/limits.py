@@ -70,6 +70,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     # Fleet
     token_life_s: float = 3_600.0
+    token_life_s_max: float = 7 * 86_400.0
     certificate_life_s: float = 30 * 86_400.0
     certificate_renew_share: float = 0.5
     """A machine's certificate is renewed when this part of its life has passed."""
