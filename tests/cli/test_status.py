@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from kythera.cli.status import text
+from kythera.cli.status_text import text
 from kythera.ground.layout import Layout
 from kythera.node.up_options import LOCK_NAME
 from tests.cli.conftest import Run

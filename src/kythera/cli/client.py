@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
+import click
 import httpx
 
 from kythera.cli.command import NotRunning, platform_of
@@ -122,6 +123,9 @@ def _result(response: httpx.Response) -> Any:
             remedy="Ask `kythera doctor`: another program may hold the port.",
         ) from None
     if envelope.get("success"):
+        for told in envelope.get("messages") or []:
+            sentence = told.get("message", told) if isinstance(told, dict) else told
+            click.echo(f"Note: {sentence}", err=True)
         return envelope.get("result")
     raise _refusal(envelope.get("errors") or [], response.status_code)
 

@@ -1,20 +1,28 @@
-"""`kythera status`: what the agent sees now, as JSON or as two tables."""
+"""`kythera status`: the whole fleet as it is now, as JSON or as two tables.
+
+The API of any machine tells it. When that does not answer, this machine's agent tells of this machine
+alone, and the command says so.
+"""
 
 import fcntl
 import json
 import os
 import socket
-from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from kythera.cli.command import Here, NotRunning, platform_of, table, with_here
+from kythera.cli.client import connect
+from kythera.cli.command import Here, NotRunning, platform_of, with_here
+from kythera.cli.status_text import text
 from kythera.ground.layout import Layout
+from kythera.model.errors import KytheraError
 from kythera.node.up_options import LOCK_NAME
 
 STATUS_S = 5.0
 """An agent that does not tell its status by then is not well."""
+FLEET_S = 15.0
+"""The API asks all machines at once and gives none more than `fleet_status_ms`."""
 CHUNK = 1 << 16
 
 
@@ -22,8 +30,25 @@ CHUNK = 1 << 16
 @with_here
 def status(here: Here) -> None:
     """Show machines and cells as they are now. A cell runs one version of one worker."""
-    document = read_status(here.layout)
+    platform_of(here.layout)
+    document, why = fleet_status(here.layout)
+    if document is None:
+        document = read_status(here.layout)
+        note = f"The API does not tell the fleet's status ({why}): this is this machine alone."
+        click.echo(json.dumps({"note": note}) if here.json else note, err=True)
     here.show(document, text(document))
+
+
+def fleet_status(layout: Layout) -> tuple[dict[str, Any] | None, str]:
+    """Return the whole fleet's status from this machine's API; or None, and why there is none."""
+    try:
+        with connect(layout) as client:
+            found = client.call("GET", "/kythera/status", timeout=FLEET_S)
+    except KytheraError as error:
+        return None, error.message
+    if isinstance(found, dict) and found.get("machines"):
+        return found, ""
+    return None, "its answer is none"
 
 
 def is_running(layout: Layout) -> bool:
@@ -63,49 +88,3 @@ def read_status(layout: Layout) -> dict[str, Any]:
         ) from None
     assert isinstance(document, dict)
     return document
-
-
-def text(document: dict[str, Any]) -> str:
-    """Return the status as a person reads it. Pure."""
-    machines = table(
-        ("MACHINE", "STATE", "SITE", "CORES", "CPU", "LOG"),
-        [
-            (
-                each.get("name", "?"),
-                each.get("state", "?"),
-                each.get("site", "-"),
-                each.get("cores", "-"),
-                percent(each.get("cpu_share")),
-                each.get("log", "-"),
-            )
-            for each in document["machines"]
-        ],
-    )
-    return f"{machines}\n\n{cells_text(document['cells'])}"
-
-
-def cells_text(cells: Sequence[dict[str, Any]]) -> str:
-    """Return the cells' table, busiest first; idle ones are counted if they are many."""
-    if not cells:
-        return "No worker is deployed. Deploy one: kythera deploy [PATH]"
-    ordered = sorted(cells, key=lambda cell: (-cell["requests"], cell["worker"]))
-    return table(
-        ("WORKER", "VERSION", "STATE", "PROCESSES", "PRIVATE MEMORY", "CPU", "REQUESTS"),
-        [
-            (
-                cell["worker"],
-                cell["version"][:8],
-                cell["state"],
-                len(cell["pids"]),
-                f"{cell['private_bytes'] / 1e6:.1f} MB" if cell["private_bytes"] else "-",
-                f"{cell['cpu_seconds']:.1f} s",
-                cell["requests"],
-            )
-            for cell in ordered
-        ],
-    )
-
-
-def percent(share: float | None) -> str:
-    """Return a share of one as a percentage."""
-    return "-" if share is None else f"{share * 100:.0f} %"

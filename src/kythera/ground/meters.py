@@ -43,6 +43,18 @@ def private_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith(wanted)) * KIB
 
 
+def machine_memory_bytes() -> tuple[int, int]:
+    """Return (used, all) bytes of this machine's memory; what the kernel could free is not used.
+
+    From /proc/meminfo (proc(5))."""
+    fields = {}
+    for line in Path("/proc/meminfo").read_bytes().splitlines():
+        name, _, rest = line.partition(b":")
+        fields[name] = int(rest.split()[0]) * KIB
+    total = fields[b"MemTotal"]
+    return total - fields.get(b"MemAvailable", fields[b"MemFree"]), total
+
+
 def start_time(pid: int) -> float | None:
     """Return when a process started, in seconds since the machine booted; None when it is gone.
 

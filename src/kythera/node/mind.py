@@ -94,7 +94,7 @@ class Mind:
 
     def records_changed(self) -> None:
         """The catalogue, or the time that tails expire by, has moved."""
-        wanted = targets(self.catalog, iso(self.clock.now()))
+        wanted = targets(self.catalog, iso(self.clock.now()), self.maker.platform.machine)
         self._obey(self.cells.want(wanted, self.clock.monotonic()))
         self.traffic_changed.set()
 

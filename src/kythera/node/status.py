@@ -11,7 +11,7 @@ import anyio
 import msgspec
 
 import kythera
-from kythera.ground.meters import machine_cpu_seconds, private_bytes
+from kythera.ground.meters import machine_cpu_seconds, machine_memory_bytes, private_bytes
 from kythera.model.platform import Platform
 from kythera.run.cell import Cell
 from kythera.run.decide import Cells
@@ -31,6 +31,21 @@ class MachineFacts:
     cpu_share: float = 0.0
     """Busy part of all cores in the last MEASURE_S."""
     unknown_records: dict[str, str] = field(default_factory=dict)
+    state: str = "active"
+    """`active`, `draining` or `removed`; a copy that is being made shows as `filling`."""
+    core: bool = False
+    source: str = "core"
+    """Where the records come from: `core`, or the name of the relay that is followed."""
+    relay: bool = False
+    """Whether others follow this machine."""
+    lag_ms: int | None = None
+    """Age of the newest heartbeat applied; None before the first."""
+    clock_offset_ms: int | None = None
+    """This machine's clock minus the clock of who writes the heartbeat."""
+    filling: tuple[int, int] | None = None
+    """While the copy is not whole: the sequence applied, and the one to reach."""
+    mesh: str = ""
+    """Where other machines reach this one; empty: the platform's settings say."""
 
     async def measure(self) -> None:
         """Keep `cpu_share` current, for ever."""
@@ -66,14 +81,32 @@ def cell_status(machine: str, cell: Cell, starts_failed_max: int) -> dict[str, A
     }
 
 
+def filling(facts: MachineFacts) -> dict[str, int] | None:
+    """Return how far a copy is that is being made; None when it is whole."""
+    if facts.filling is None:
+        return None
+    applied, target = facts.filling
+    return {"applied": applied, "target": target}
+
+
 def status(platform: Platform, cells: Cells, facts: MachineFacts) -> dict[str, Any]:
     """Return the whole document."""
+    used_bytes, total_bytes = machine_memory_bytes()
     machine = {
         "name": platform.machine,
         "site": platform.site,
-        "region": "",
-        "world": "",
-        "state": "ready",
+        "region": platform.region,
+        "world": platform.world,
+        "state": "filling" if facts.filling is not None else facts.state,
+        "core": facts.core,
+        "source": facts.source,
+        "relay": facts.relay,
+        "lag_ms": facts.lag_ms,
+        "clock_offset_ms": facts.clock_offset_ms,
+        "filling": filling(facts),
+        "mesh": facts.mesh or platform.mesh_advertised or platform.mesh,
+        "memory": {"used_bytes": used_bytes, "total_bytes": total_bytes},
+        "cells": sum(len(worker.cells) for worker in cells.workers.values()),
         "kythera": kythera.__version__,
         "workerd": facts.workerd,
         "cores": os.cpu_count() or 1,

@@ -4,10 +4,12 @@ from kythera.model.catalog import Catalog
 from kythera.run.cell import Want, WorkerKey
 
 
-def targets(catalog: Catalog, now_iso: str) -> dict[WorkerKey, dict[str, Want]]:
+def targets(catalog: Catalog, now_iso: str, machine: str = "") -> dict[WorkerKey, dict[str, Want]]:
     """Return the versions of each worker that shall serve, with their shares of its traffic.
 
-    A version is wanted observed while an unexpired tail watches its worker. A deployment that
+    A version is wanted observed while a tail watches its worker. Expiries of tails are believed
+    on the machine (`machine`) that wrote them alone, as clocks may be hours apart: a tail of another
+    machine counts as long as its record is there. A deployment that
     names a version whose record has not arrived yet is passed over for that version alone.
     `now_iso` is compared as text, as all timestamps in records are written alike."""
     found: dict[WorkerKey, dict[str, Want]] = {}
@@ -16,7 +18,9 @@ def targets(catalog: Catalog, now_iso: str) -> dict[WorkerKey, dict[str, Want]]:
         if deployment is None:
             continue
         tails = catalog.tails(worker.account, worker.name)
-        observed = any(tail.expires_on > now_iso for tail in tails)
+        observed = any(
+            tail.machine not in ("", machine) or tail.expires_on > now_iso for tail in tails
+        )
         found[(worker.account, worker.name)] = {
             split.version_id: Want(split.percentage, observed)
             for split in deployment.versions
