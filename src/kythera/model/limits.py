@@ -120,8 +120,21 @@ class Limits(Struct, frozen=True, kw_only=True):
     """A blob that no version refers to goes after this; an upload has to be complete by then."""
     rare_requests_per_minute_max: int = 6
     """A worker with fewer requests on this machine is served from its home in the site."""
+    frequent_requests_per_minute_min: int = 12
+    """A worker served from its home that gets more here is served here again."""
+    rare_window_s: float = 60.0
+    """How long requests are counted before a worker is called rare."""
     home_load_factor: int = 150
     """In percent of the mean: a home with more lets the next one take it."""
+    overloaded_cpu_share: float = 0.95
+    overloaded_s: float = 5.0
+    """A machine busier than this for so long hands a quarter of its workers to others, and after as
+    long again the next quarter."""
+    relieved_cpu_share: float = 0.70
+    relieved_s: float = 10.0
+    """One that is less busy for so long takes a quarter back."""
+    failing_away_s: float = 30.0
+    """How long others serve a worker after it was last seen not to start here."""
 
     # Tails
     tails_per_worker_max: int = 10
