@@ -22,7 +22,7 @@ from kythera.control.store import Store, put
 from kythera.control.tail_hub import TailHub
 from kythera.deploy.assets import digest_of, session_key
 from kythera.deploy.seal import Sealer
-from kythera.distribute.log import Entry
+from kythera.distribute.copy import Changes
 from kythera.distribute.memory_log import MemoryLog
 from kythera.ground.chance import SeededChance
 from kythera.ground.journal import Journal
@@ -69,10 +69,12 @@ class MemoryCopy:
             raise StoreUnavailable("This machine's copy of the records is not there yet.")
         return self.log._last if self.stopped_at is None else self.stopped_at
 
-    def changes_after(self, seq: int) -> list[Entry]:
-        """Return what came after."""
+    def changes_since(self, generation: int, seq: int) -> Changes:
+        """Return what came after; anew when this shows less than was read."""
         newest = self.applied_seq()
-        return [entry for entry in self.log._after(seq) if entry.seq <= newest]
+        anew = newest < seq
+        entries = self.log._after(0 if anew else seq)
+        return Changes(0, newest, anew, [entry for entry in entries if entry.seq <= newest])
 
 
 class MemoryBlobs:

@@ -7,7 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from kythera.distribute.copy import Copy
+from kythera.distribute.batch import Stretch
+from kythera.distribute.copy import Changes, Copy
 from kythera.distribute.log import Entry
 
 
@@ -30,6 +31,26 @@ class LateCopy:
     def changes_after(self, seq: int) -> list[Entry]:
         """Return what came after a sequence."""
         return self._opened().changes_after(seq)
+
+    def changes_since(self, generation: int, seq: int) -> Changes:
+        """Return what a reader has missed, also when the records were replaced as a whole."""
+        return self._opened().changes_since(generation, seq)
+
+    def batch_after(self, seq: int, bytes_max: int) -> Stretch:
+        """Return what follows a sequence, up to a size: for relaying."""
+        return self._opened().batch_after(seq, bytes_max)
+
+    def get(self, key: str) -> tuple[int, bytes | None] | None:
+        """Return a record's sequence and value."""
+        return self._opened().get(key)
+
+    def generation(self) -> int:
+        """Return how often the records were replaced as a whole."""
+        return self._opened().generation()
+
+    def is_whole(self) -> bool:
+        """Tell whether the copy has once had everything."""
+        return self._opened().is_whole()
 
     def __enter__(self) -> Self:
         return self

@@ -41,6 +41,7 @@ from kythera.distribute.authority import found
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.jetstream import open_log
 from kythera.distribute.mesh import MeshClient
+from kythera.distribute.relay import Relay
 from kythera.distribute.served import Served
 from kythera.ground.chance import SystemChance
 from kythera.ground.clock import SystemClock
@@ -133,6 +134,7 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
                 status_socket=layout.status_socket,
                 joined=_joined(layout),
             ),
+            relay=Relay(copy, limits),
         )
 
 
@@ -240,7 +242,9 @@ async def serve(layout: Layout, announce: Callable[[], None] = lambda: None) -> 
                 fleet.relay.run, fleet.mesh, services.platform.limits, services.journal
             )
             async with anyio.create_task_group() as serving:
-                serving.start_soon(_stop_on_signal, list(servers.values()), serving.cancel_scope)
+                serving.start_soon(
+                    _stop_on_signal, list(servers.values()), serving.cancel_scope, services.relay
+                )
                 async with anyio.create_task_group() as both:
                     for name, server in servers.items():
                         both.start_soon(partial(server.serve, sockets=[sockets[name]]))
@@ -251,12 +255,16 @@ async def serve(layout: Layout, announce: Callable[[], None] = lambda: None) -> 
         services.journal.say("api_stopped")
 
 
-async def _stop_on_signal(servers: Sequence[QuietServer], scope: anyio.CancelScope) -> None:
+async def _stop_on_signal(
+    servers: Sequence[QuietServer], scope: anyio.CancelScope, relay: Relay | None
+) -> None:
     """First signal: stop in good order. Second: at once."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
             if all(server.should_exit for server in servers):
                 scope.cancel()
+            if relay is not None:
+                relay.close()  # its followers go elsewhere; they would hold the stop up
             for server in servers:
                 server.should_exit = True
 

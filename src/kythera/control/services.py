@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kythera.control.asset_index import AssetIndex
     from kythera.control.store import Store
     from kythera.control.tail_hub import TailHub
+    from kythera.distribute.relay import Relay
 
 
 class Tried(Protocol):
@@ -81,6 +82,8 @@ class Services:
     chance: Chance
     journal: Journal
     fleet: Fleet = field(default_factory=Fleet)
+    relay: "Relay | None" = None
+    """Serves this machine's copy to others that follow it."""
 
     @property
     def me(self) -> str:

@@ -13,7 +13,8 @@ import anyio
 import msgspec
 
 from kythera.deploy.refusals import too_big
-from kythera.distribute.log import Entry, Log
+from kythera.distribute.copy import Changes
+from kythera.distribute.log import Log
 from kythera.model.catalog import Catalog
 from kythera.model.errors import Conflict, StoreUnavailable
 from kythera.model.limits import Limits
@@ -32,8 +33,8 @@ class Copied(Protocol):
         """Return the newest sequence that the copy shows."""
         ...
 
-    def changes_after(self, seq: int) -> list[Entry]:
-        """Return what came after a sequence, newest value of each key, tombstones included."""
+    def changes_since(self, generation: int, seq: int) -> Changes:
+        """Return what was missed: newest value of each key, tombstones included."""
         ...
 
 
@@ -71,18 +72,20 @@ class Store:
         self._limits = limits
         self._catalog = Catalog()
         self._seqs: dict[str, int] = {}
+        self._generation = 0
         self._seen = 0
         self._locks: dict[str, anyio.Lock] = {}
 
     def catalog(self) -> Catalog:
         """Return all records, as of now. Raises StoreUnavailable while there is no copy yet."""
-        if self._copy.applied_seq() < self._seen:
-            # The copy was made anew: what we folded belongs to another history.
-            self._catalog, self._seqs, self._seen = Catalog(), {}, 0
-        for entry in self._copy.changes_after(self._seen):
+        missed = self._copy.changes_since(self._generation, self._seen)
+        if missed.anew:
+            # Records were replaced as a whole: what we folded belongs to another history.
+            self._catalog, self._seqs = Catalog(), {}
+        for entry in missed.entries:
             self._catalog.apply(entry.key, entry.value)
             self._seqs[entry.key] = 0 if entry.value is None else entry.seq
-            self._seen = max(self._seen, entry.seq)
+        self._generation, self._seen = missed.generation, missed.applied_seq
         return self._catalog
 
     def guard_of(self, key: str) -> int:

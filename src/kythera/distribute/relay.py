@@ -69,6 +69,7 @@ class Relay:
 
     def __init__(self, copy: Relayed, limits: Limits) -> None:
         self.followers = 0
+        self._closed = False
         self._copy = copy
         self._limits = limits
         self._newest = 0
@@ -76,6 +77,11 @@ class Relay:
         self._grown = anyio.Event()
         self._frames: dict[tuple[int, int], tuple[int, bytes]] = {}
         """(generation, from) → to, frame: of the newest stretches."""
+
+    def close(self) -> None:
+        """End all streams, soon: whoever follows goes elsewhere."""
+        self._closed = True
+        self._grown.set()
 
     def refuse(self, after_seq: int) -> None:
         """Raise NotWhole or LogPruned when a follower at this place cannot be served."""
@@ -106,7 +112,10 @@ class Relay:
         try:
             yield frame(target, target, [])
             while not (snapshot and seq >= target):
-                if not await self._more(seq):
+                more = await self._more(seq)
+                if self._closed:
+                    return
+                if not more:
                     newest = self._copy.applied_seq()
                     yield frame(newest, newest, [])
                     continue
@@ -142,7 +151,7 @@ class Relay:
 
         One of those who wait looks at the copy, for all."""
         with anyio.move_on_after(self._limits.heartbeat_ms / 1000):
-            while self._newest <= seq:
+            while self._newest <= seq and not self._closed:
                 if self._watched:
                     await self._grown.wait()
                 else:
@@ -154,10 +163,10 @@ class Relay:
         self._watched = True
         try:
             newest = self._copy.applied_seq()
-            while newest <= self._newest:
+            while newest <= self._newest and not self._closed:
                 await anyio.sleep(self._limits.records_poll_ms / 1000)
                 newest = self._copy.applied_seq()
-            self._newest = newest
+            self._newest = max(newest, self._newest)
         finally:
             self._watched = False
             self._grown.set()
