@@ -37,16 +37,14 @@ def clean_environment(**more: str) -> dict[str, str]:
 
 
 @dataclass
-class RunningPlatform:
-    """One started platform: where it listens, who may deploy, how to ask it and to end it."""
+class Doors:
+    """One machine's doors: where it listens, who may deploy, how to ask it."""
 
     state: Path
-    process: "subprocess.Popen[bytes]"
     http: str
     api: str
     account_id: str
     domain: str
-    log: Path
 
     @property
     def token(self) -> str:
@@ -112,6 +110,14 @@ class RunningPlatform:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
+
+@dataclass
+class RunningPlatform(Doors):
+    """One platform that a test has started, and how to end it."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
     def stop(self) -> None:
         """End the platform as Ctrl-C would, and see that nothing is left of it."""
         left = births(family(self.process.pid))
@@ -175,7 +181,7 @@ def start(state: Path, *options: str) -> RunningPlatform:
             stderr=output,
         )
     try:
-        ready = _read_ready(process, log)
+        ready = read_ready(process, log)
     except BaseException:
         process.kill()
         process.wait(STOP_S_MAX)
@@ -193,9 +199,12 @@ def start(state: Path, *options: str) -> RunningPlatform:
     )
 
 
-def _read_ready(process: "subprocess.Popen[bytes]", log: Path) -> dict[str, Any]:
+def read_ready(
+    process: "subprocess.Popen[bytes]", log: Path, within_s: float = READY_S_MAX
+) -> dict[str, Any]:
+    """Wait for the first line on stdout, the event `ready`; fail with the log's end."""
     assert process.stdout is not None
-    end = time.monotonic() + READY_S_MAX
+    end = time.monotonic() + within_s
     line = b""
     while not line.endswith(b"\n"):
         wait_s = end - time.monotonic()
@@ -203,7 +212,7 @@ def _read_ready(process: "subprocess.Popen[bytes]", log: Path) -> dict[str, Any]
         chunk = os.read(process.stdout.fileno(), 4096) if ready else b""
         if not chunk:
             said = log.read_text(errors="replace")[-LOG_TAIL_BYTES:]
-            raise AssertionError(f"not ready within {READY_S_MAX} s, or ended\n{said}")
+            raise AssertionError(f"not ready within {within_s} s, or ended\n{said}")
         line += chunk
     found: dict[str, Any] = json.loads(line)
     assert found["event"] == "ready", found
