@@ -1,5 +1,9 @@
-"""Where the log is reached: one small private file that nats-server's starter writes."""
+"""Where the log is reached: on this machine by one small private file that nats-server's starter
+writes, on others through their mesh door; and the password that all machines of a fleet know.
+"""
 
+import hashlib
+import hmac
 from pathlib import Path
 
 import anyio
@@ -7,22 +11,48 @@ import msgspec
 from msgspec import Struct
 
 from kythera.ground.files import write_private
+from kythera.ground.layout import Layout
 from kythera.model.errors import StoreUnavailable
 
 POLL_MS = 20
+USER = "kythera"
+WATCHER = "watcher"
+PURPOSE = b"kythera log password 1"
+PASSWORD_DIGITS = 40
 
 
 class LogAddress(Struct, frozen=True, kw_only=True):
-    """`url` is nats://host:port; `user` may write records, `watcher` may ask how the server is."""
+    """`url` is nats://host:port; `user` may write records, `watcher` may ask how the server is.
+
+    With `peer` the server is another machine's: it is reached by mutual TLS through that machine's
+    mesh door, and its certificate must have that name. Without, it is on this machine's loopback."""
 
     url: str
     user: str
     password: str
-    watcher: str = "watcher"
+    watcher: str = WATCHER
+    peer: str = ""
 
     def __repr__(self) -> str:
         """Show everything but the password."""
-        return f"LogAddress(url={self.url!r}, user={self.user!r})"
+        return f"LogAddress(url={self.url!r}, user={self.user!r}, peer={self.peer!r})"
+
+
+def fleet_password(layout: Layout) -> str | None:
+    """Return the log's password, which every machine of the fleet can tell without being told.
+
+    HMAC-SHA256 over PURPOSE with the fleet's key for secrets, 40 hexadecimal digits: who has that
+    key may read all anyway. None while there is no key (a server on its own, in tests)."""
+    try:
+        key = layout.secrets_key.read_bytes().strip()
+    except FileNotFoundError:
+        return None
+    return hmac.new(key, PURPOSE, hashlib.sha256).hexdigest()[:PASSWORD_DIGITS]
+
+
+def mesh_log_address(peer: str, address: str, password: str) -> LogAddress:
+    """Return the log of another machine, whose mesh door is at `address` (`host:port`)."""
+    return LogAddress(url=f"tls://{address}", user=USER, password=password, peer=peer)
 
 
 def write_address(path: Path, address: LogAddress) -> None:

@@ -21,8 +21,8 @@ from kythera.distribute.log import Entry
 
 API_MS = 2_000
 CLOSE_MS = 500
-HEARTBEAT_S = 2.0
-SILENT_S_MAX = 5.0
+HEARTBEATS = 4
+"""In the longest silence that is borne."""
 INACTIVE_S = 10.0
 """nats-server forgets a consumer nobody listens to after this."""
 BATCH_ENTRIES_MAX = 1_000
@@ -55,11 +55,14 @@ def position(reply: str) -> Position:
 class Feed:
     """One consumer's deliveries, from `open` to `close`."""
 
-    def __init__(self, link: Link, stream: str, prefix: str, after_seq: int) -> None:
+    def __init__(
+        self, link: Link, stream: str, prefix: str, after_seq: int, silent_ms_max: int
+    ) -> None:
         self._link = link
         self._stream = stream
         self._prefix = prefix
         self._seq = after_seq
+        self._silent_s_max = silent_ms_max / 1000
         self._deliveries = 0
         self._arrived: deque[Msg] = deque()
         self._arrival = anyio.Event()
@@ -75,7 +78,7 @@ class Feed:
             opt_start_seq=self._seq + 1,
             ack_policy=AckPolicy.NONE,
             max_deliver=1,
-            idle_heartbeat=HEARTBEAT_S,
+            idle_heartbeat=self._silent_s_max / HEARTBEATS,
             flow_control=True,
             mem_storage=True,
             num_replicas=1,
@@ -107,10 +110,10 @@ class Feed:
 
     async def _wait(self) -> None:
         self._arrival = anyio.Event()
-        with self._link.guard(), anyio.move_on_after(SILENT_S_MAX):
+        with self._link.guard(), anyio.move_on_after(self._silent_s_max):
             await self._arrival.wait()
         if not self._arrived:
-            raise Broken(f"not even a heartbeat for {SILENT_S_MAX} s")
+            raise Broken(f"not even a heartbeat for {self._silent_s_max} s")
 
     def _entry(self, message: Msg) -> Entry:
         seq, delivery = position(message.reply)

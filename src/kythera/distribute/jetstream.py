@@ -1,12 +1,11 @@
 """The log on NATS JetStream: one compacted stream, written durably, followed by sequence.
 
-Promises what `log.Log` promises. nats-server 2.15 checks an expected sequence *before* it looks
-for a repeated message id, so a retry after a lost acknowledgement looks like a conflict; `append`
-then asks the server whether the write was ours (see `_was_ours`).
+Promises what `log.Log` promises. A nats-server that stands alone checks an expected sequence
+*before* it looks for a repeated message id (2.15), so a retry after a lost acknowledgement looks
+like a conflict; `append` then finds out whether the write was ours (see `_was_ours`).
 """
 
 import base64
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -16,47 +15,52 @@ from typing import Any, NamedTuple, TypeVar
 import anyio
 import structlog
 from nats.errors import Error as NatsError
-from nats.js.api import StorageType, StreamConfig
-from nats.js.errors import APIError, BadRequestError, NotFoundError
+from nats.errors import NoRespondersError
 
 from kythera.distribute.address import LogAddress, address_at, read_log_address
 from kythera.distribute.feed import Broken, Feed
-from kythera.distribute.link import Link, LinkLost, Links, keep_linked
+from kythera.distribute.link import Finder, Link, LinkLost, Links, Secure, Supply, keep_linked
 from kythera.distribute.log import Entry, LogBehind, refuse_bad_record
+from kythera.distribute.stream import (
+    MESSAGE_ID,
+    PREFIX,
+    STREAM,
+    ApiRefusal,
+    LogMoving,
+    ask_api,
+    publish,
+    read_headers,
+    refuse_moving,
+    stream_state,
+    use_stream,
+)
 from kythera.ground.chance import Chance, SystemChance
 from kythera.model.errors import Conflict, StoreUnavailable
 from kythera.model.limits import Limits
 
 __all__ = ["JetStreamLog", "LogAddress", "open_log", "read_log_address"]
 
-STREAM = "RECORDS"
-PREFIX = "rec."
-HEADERS_BYTES_MAX = 4_096
-DEDUPLICATION_S = 120.0
-ATTEMPT_MS = 2_000
-API_MS = 2_000
 RETRY_MS = 50
+STUCK_TIMES = 3
+"""A server that answers but gets nothing done for so many of the longest silences is left for
+another: it may be cut off from the other servers. An election takes up to 8 s."""
 
-STREAM_EXISTS_OTHERWISE = 10_058
 WRONG_LAST_ID = 10_070
-WRONG_LAST_SEQUENCE = (10_071, 10_164)
+WRONG_LAST_SEQUENCE = 10_071
+WRITTEN_NOW = 10_164
+"""Somebody's write of this key is under way (and, standing alone, a wrong sequence)."""
+REPEATED_NOW = 10_158
+"""The first attempt of this very write is under way."""
 NOT_FOUND = (10_037, 10_043, 10_057)
 """No such message, by subject or by sequence."""
 NOBODYS_ID = "kythera.nobody"
 """A message id that no append has."""
 
+TROUBLE = (LinkLost, NatsError, TimeoutError, ApiRefusal)
+"""What may go wrong with one attempt and better with the next."""
+
 T = TypeVar("T")
 _events = structlog.get_logger()
-
-
-class _Refused(Exception):
-    """JetStream answered a publish with an error."""
-
-    def __init__(self, error: dict[str, Any]) -> None:
-        super().__init__(str(error.get("description", error)))
-        self.code = int(error.get("err_code", 0))
-        self.passing = error.get("code") in (408, 429, 503)
-        """Whether the server itself says that trying again may help."""
 
 
 class JetStreamLog:
@@ -78,35 +82,67 @@ class JetStreamLog:
         """Write a record and return its sequence number once it is on the disk."""
         refuse_bad_record(key, value, self._limits.record_bytes_max)
         mark = f"{key}:{message_id or self._chance.uuid()}"
+
+        async def write(link: Link) -> int:
+            return await self._write(link, key, value or b"", mark, expected_seq)
+
+        try:
+            return await self._asked(write, f"did not acknowledge {key}")
+        except ApiRefusal as refusal:
+            raise self._failed(f"did not acknowledge {key}", str(refusal)) from None
+
+    async def _asked(self, ask: Callable[[Link], Awaitable[T]], what: str = "did not answer") -> T:
+        """Return what `ask` achieves, tried again over cuts and elections until `append_ms`.
+
+        Raises ApiRefusal when the server says no for good."""
         with anyio.move_on_after(self._limits.append_ms / 1000):
             while True:
                 link = await self._links.ready()
                 try:
-                    return await self._write(link, key, value or b"", mark, expected_seq)
-                except _Refused as refusal:
-                    if not refusal.passing:
-                        raise self._unwritten(key, str(refusal)) from None
-                    self._links.last_error = str(refusal)
-                except (LinkLost, NatsError, TimeoutError) as error:
-                    self._links.last_error = str(error) or type(error).__name__
+                    answer = await ask(link)
+                    link.troubled_since = None
+                    return answer
+                except TROUBLE as error:
+                    if isinstance(error, ApiRefusal) and not _passing(error, link):
+                        raise
+                    await self._troubled(link, error)
                 await anyio.sleep(RETRY_MS / 1000)
-        raise self._unwritten(key, self._links.last_error)
+        raise self._failed(what, self._links.last_error)
 
-    def _unwritten(self, key: str, why: str) -> StoreUnavailable:
+    def _failed(self, what: str, why: str) -> StoreUnavailable:
         return StoreUnavailable(
-            f"The log did not acknowledge {key} within {self._limits.append_ms} ms: {why}.",
-            remedy="It may have been written or not: try again, or look at nats-server's events.",
+            f"The log {what} within {self._limits.append_ms} ms: {why}.",
+            remedy="What was to be written may have been or not: try again; `kythera status` and "
+            "nats-server's events tell more.",
         )
+
+    async def _troubled(self, link: Link, error: Exception) -> None:
+        """Note why an attempt failed; leave a server that gets nothing done, or whose log moved."""
+        self._links.last_error = _why(error)
+        now = anyio.current_time()
+        if link.troubled_since is None:
+            link.troubled_since = now
+        stuck_s = self._limits.source_silent_ms_max / 1000 * STUCK_TIMES
+        if now - link.troubled_since > stuck_s:
+            link.cut()
+        elif isinstance(error, NoRespondersError):
+            try:
+                await refuse_moving(link)
+            except LogMoving as moving:
+                self._links.last_error = _why(moving)
+                link.cut()
+            except TROUBLE:
+                return  # no leader now, or cut: the next attempt will tell
 
     async def _write(
         self, link: Link, key: str, body: bytes, mark: str, expected_seq: int | None
     ) -> int:
         try:
             return await _publish(link, key, body, mark, expected_seq)
-        except _Refused as refusal:
-            if refusal.code not in WRONG_LAST_SEQUENCE:
+        except ApiRefusal as refusal:
+            if not _contested(refusal, link):
                 raise
-        ours = await self._was_ours(link, key, mark)
+        ours = await _was_ours(link, key, mark)
         if ours is not None:
             return ours
         if expected_seq == 0:
@@ -117,55 +153,40 @@ class JetStreamLog:
             f"{key} was changed by somebody else.", remedy="Read the record again and retry."
         )
 
-    async def _was_ours(self, link: Link, key: str, mark: str) -> int | None:
-        """Return the sequence under which `mark` was written, None if it never was.
-
-        Publishes once more under a condition that cannot hold. The server looks for a repeated
-        message id before it looks at that condition: a repeat is acknowledged with the sequence
-        of the first, anything else is refused and nothing is written.
-        """
-        headers = {"Nats-Msg-Id": mark, "Nats-Expected-Last-Msg-Id": NOBODYS_ID}
-        try:
-            return await _acknowledged(link, key, b"", headers)
-        except _Refused as refusal:
-            if refusal.code != WRONG_LAST_ID:
-                raise
-            return None
-
     async def follow(self, after_seq: int) -> AsyncGenerator[list[Entry], None]:
         """Yield what comes after `after_seq`, in order, in batches; never ends."""
         seq = after_seq
+        silent_ms = self._limits.source_silent_ms_max
         while True:
             link = await self._links.ready()
-            feed = Feed(link, STREAM, PREFIX, seq)
+            feed = Feed(link, STREAM, PREFIX, seq, silent_ms)
             try:
                 await _refuse_behind(link, seq)
                 await feed.open()
+                heard_at = anyio.current_time()
                 while True:
                     batch = await feed.next_batch()
+                    now = anyio.current_time()
                     if batch:
-                        seq = batch[-1].seq
+                        seq, heard_at = batch[-1].seq, now
+                        link.troubled_since = None
                         yield batch
-            except (Broken, LinkLost, NatsError, TimeoutError) as error:
+                    elif (now - heard_at) * 1000 > silent_ms:
+                        await _refuse_stale(link, seq)
+                        heard_at = now
+            except (Broken, *TROUBLE) as error:
                 _events.info("log_feed_reopened", after_seq=seq, why=_why(error))
+                await self._troubled(link, error)
+            except LogMoving as moving:
+                self._links.last_error = _why(moving)
+                link.cut()
             finally:
                 await feed.close()
             await anyio.sleep(RETRY_MS / 1000)
 
     async def last_seq(self) -> int:
         """Return the newest sequence number, 0 for an empty log."""
-        with anyio.move_on_after(self._limits.append_ms / 1000):
-            while True:
-                link = await self._links.ready()
-                try:
-                    return await _last_seq(link)
-                except (LinkLost, NatsError, TimeoutError) as error:
-                    self._links.last_error = _why(error)
-                await anyio.sleep(RETRY_MS / 1000)
-        raise StoreUnavailable(
-            f"The log did not answer within {self._limits.append_ms} ms: {self._links.last_error}.",
-            remedy="Look at nats-server's events.",
-        )
+        return await self._asked(_last_seq)
 
     async def newest(self, key: str) -> Entry | None:
         """Return a key's newest entry; None when it never was, or its end is forgotten."""
@@ -189,56 +210,59 @@ class JetStreamLog:
         """Forget one entry for good. No harm when it is gone already."""
 
         async def ask(link: Link) -> None:
-            await _managed(link, f"MSG.DELETE.{STREAM}", {"seq": seq, "no_erase": True})
+            await _unless_gone(link, f"STREAM.MSG.DELETE.{STREAM}", {"seq": seq, "no_erase": True})
 
         await self._asked(ask)
 
-    async def _asked(self, ask: Callable[[Link], Awaitable[T]]) -> T:
-        """Return what `ask` finds out, tried again over cuts until `append_ms`."""
-        with anyio.move_on_after(self._limits.append_ms / 1000):
-            while True:
-                link = await self._links.ready()
-                try:
-                    return await ask(link)
-                except (LinkLost, NatsError, TimeoutError, _Refused) as error:
-                    self._links.last_error = str(error) or type(error).__name__
-                await anyio.sleep(RETRY_MS / 1000)
-        raise StoreUnavailable(
-            f"The log did not answer within {self._limits.append_ms} ms: {self._links.last_error}.",
-            remedy="Look at nats-server's events.",
-        )
+
+class _Fixed:
+    """A finder with one answer; a path is read anew each time."""
+
+    def __init__(self, where: LogAddress | Path) -> None:
+        self._where = where
+
+    def find(self) -> LogAddress | None:
+        """Return the address."""
+        return address_at(self._where) if isinstance(self._where, Path) else self._where
+
+    def failed(self, address: LogAddress) -> None:
+        """There is no other."""
+
+    def worked(self, address: LogAddress) -> None:
+        """There is no other."""
 
 
 @asynccontextmanager
 async def open_log(
-    address: LogAddress | Path,
+    where: LogAddress | Path | Finder,
     limits: Limits | None = None,
     *,
     chance: Chance | None = None,
     within_ms: int | None = None,
+    secure: Secure | None = None,
 ) -> AsyncIterator[JetStreamLog]:
     """Connect to the log, waiting until it is there, and stay connected until the block ends.
 
-    A path is read anew at each connection (the file may come late, the port may change). After
-    `within_ms` (`append_ms` when not given) without a server: StoreUnavailable. With 0 it does
-    not wait: the calls do, each with its own deadline.
+    A path is read anew at each connection (the file may come late, the port may change); a finder
+    says each time whom to try next (`core_finder.CoreFinder`), and for other machines' addresses
+    `secure` makes the TLS settings. After `within_ms` (`append_ms` when not given) without a
+    server: StoreUnavailable. With 0 it does not wait: the calls do, each with its own deadline.
     """
     limits = limits or Limits()
     deadline_ms = limits.append_ms if within_ms is None else within_ms
     links = Links()
-
-    def find() -> LogAddress | None:
-        return address_at(address) if isinstance(address, Path) else address
+    finder = _Fixed(where) if isinstance(where, LogAddress | Path) else where
+    supply = Supply(finder, secure, limits.source_silent_ms_max)
 
     async def prepare(link: Link) -> None:
-        await _create_stream(link, limits)
+        await use_stream(link, limits)
 
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(keep_linked, links, find, prepare)
+        tasks.start_soon(keep_linked, links, supply, prepare)
         try:
             if deadline_ms:
-                await _first_link(links, address, deadline_ms)
+                await _first_link(links, where, deadline_ms)
             yield JetStreamLog(links, limits, chance or SystemChance())
         except Exception as error:  # noqa: BLE001 (raised again below, outside the group)
             failure = error
@@ -247,13 +271,15 @@ async def open_log(
         raise failure
 
 
-async def _first_link(links: Links, address: LogAddress | Path, within_ms: int) -> None:
+async def _first_link(links: Links, where: LogAddress | Path | Finder, within_ms: int) -> None:
     with anyio.move_on_after(within_ms / 1000):
         await links.ready()
         return
-    where = address if isinstance(address, Path) else address.url
+    named = "The log"
+    if isinstance(where, LogAddress | Path):
+        named += f" at {where.url if isinstance(where, LogAddress) else where}"
     raise StoreUnavailable(
-        f"The log at {where} was not there within {within_ms} ms: {links.last_error}.",
+        f"{named} was not there within {within_ms} ms: {links.last_error}.",
         remedy="The agent starts nats-server: look at its events.",
     )
 
@@ -262,68 +288,92 @@ def _why(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def _passing(refusal: ApiRefusal, link: Link) -> bool:
+    """Tell whether the same attempt may do better a moment later."""
+    if refusal.code == REPEATED_NOW:
+        return True
+    return refusal.passing or (link.clustered and refusal.code == WRITTEN_NOW)
+
+
+def _contested(refusal: ApiRefusal, link: Link) -> bool:
+    """Tell whether the key has another sequence than was expected."""
+    alone = not link.clustered and refusal.code == WRITTEN_NOW
+    return refusal.code == WRONG_LAST_SEQUENCE or alone
+
+
 async def _publish(link: Link, key: str, body: bytes, mark: str, expected_seq: int | None) -> int:
-    headers = {"Nats-Msg-Id": mark}
+    headers = {MESSAGE_ID: mark}
     if expected_seq is not None:
         headers["Nats-Expected-Last-Subject-Sequence"] = str(expected_seq)
-    return await _acknowledged(link, key, body, headers)
+    return await publish(link, PREFIX + key, body, headers)
 
 
-async def _acknowledged(link: Link, key: str, body: bytes, headers: dict[str, str]) -> int:
-    answer = json.loads(await link.request(PREFIX + key, body, headers, ATTEMPT_MS))
-    if "error" in answer:
-        raise _Refused(answer["error"])
-    return int(answer["seq"])
+async def _was_ours(link: Link, key: str, mark: str) -> int | None:
+    """Return the sequence under which `mark` was written, None if it never was.
+
+    In a cluster a repeated message id was looked for before the sequence, so only what an earlier
+    epoch's servers acknowledged can be ours: the key's newest entry tells. A server that stands
+    alone is asked by publishing once more under a condition that cannot hold: a repeat is
+    acknowledged with the sequence of the first, anything else is refused and nothing is written.
+    (Never ask a cluster so: nats-server 2.15 then stops acknowledging for good.)
+    """
+    newest = await _message(link, {"last_by_subj": PREFIX + key})
+    if newest is not None and newest.mark == mark:
+        return newest.seq
+    if link.clustered:
+        return None
+    headers = {MESSAGE_ID: mark, "Nats-Expected-Last-Msg-Id": NOBODYS_ID}
+    try:
+        return await publish(link, PREFIX + key, b"", headers)
+    except ApiRefusal as refusal:
+        if refusal.code != WRONG_LAST_ID:
+            raise
+        return None
 
 
 class _Stored(NamedTuple):
-    """A message as the stream holds it; `at` in Unix seconds."""
+    """A message as the stream holds it; `at` in Unix seconds, `mark` is its message id."""
 
     seq: int
     data: bytes
     at: float
+    mark: str
 
 
 async def _message(link: Link, wanted: dict[str, object]) -> _Stored | None:
-    answer = await _managed(link, f"MSG.GET.{STREAM}", wanted)
+    answer = await _unless_gone(link, f"STREAM.MSG.GET.{STREAM}", wanted)
     if answer is None:
         return None
     found = answer["message"]
     at = datetime.fromisoformat(found["time"]).timestamp()
-    return _Stored(int(found["seq"]), base64.b64decode(found.get("data", "")), at)
+    headers = read_headers(base64.b64decode(found.get("hdrs", "")))
+    data = base64.b64decode(found.get("data", ""))
+    return _Stored(int(found["seq"]), data, at, headers.get(MESSAGE_ID, ""))
 
 
-async def _managed(link: Link, what: str, body: dict[str, object]) -> dict[str, Any] | None:
-    """Ask the stream's API; None when what it is about is not there."""
-    request = json.dumps(body).encode()
-    answer: dict[str, Any] = json.loads(
-        await link.request(f"$JS.API.STREAM.{what}", request, {}, API_MS)
-    )
-    error = answer.get("error")
-    if error is None:
-        return answer
-    if error.get("err_code") in NOT_FOUND:
+async def _unless_gone(link: Link, what: str, body: dict[str, object]) -> dict[str, Any] | None:
+    """Ask the API; None when what it is about is not there."""
+    try:
+        return await ask_api(link, what, body)
+    except ApiRefusal as refusal:
+        if refusal.code not in NOT_FOUND:
+            raise
         return None
-    raise _Refused(error)
 
 
 async def _tombstone_seq(link: Link, key: str) -> int | None:
-    """Return the sequence of the key's tombstone, None when its newest entry is a value."""
-    with link.guard():
-        manager = link.client.jetstream(timeout=API_MS / 1000)
-        try:
-            newest = await manager.get_last_msg(STREAM, PREFIX + key)
-        except NotFoundError:
-            return 0
-        return None if newest.data else newest.seq
-    raise LinkLost
+    """Return the sequence of the key's tombstone (0: it never was), None when it has a value."""
+    newest = await _message(link, {"last_by_subj": PREFIX + key})
+    if newest is None:
+        return 0
+    return None if newest.data else newest.seq
 
 
 async def _last_seq(link: Link) -> int:
-    with link.guard():
-        manager = link.client.jetstream(timeout=API_MS / 1000)
-        return int((await manager.stream_info(STREAM)).state.last_seq)
-    raise LinkLost
+    state = await stream_state(link)
+    if state is None:
+        raise LinkLost
+    return state.last_seq
 
 
 async def _refuse_behind(link: Link, seq: int) -> None:
@@ -335,25 +385,11 @@ async def _refuse_behind(link: Link, seq: int) -> None:
         )
 
 
-async def _create_stream(link: Link, limits: Limits) -> None:
-    """Make the stream, or bring an older one to these settings."""
-    config = StreamConfig(
-        name=STREAM,
-        subjects=[PREFIX + ">"],
-        max_msgs_per_subject=1,
-        storage=StorageType.FILE,
-        num_replicas=1,
-        duplicate_window=DEDUPLICATION_S,
-        max_msg_size=limits.record_bytes_max + HEADERS_BYTES_MAX,
-        allow_direct=True,
-    )
-    with link.guard():
-        manager = link.client.jetstream(timeout=API_MS / 1000)
-        try:
-            await manager.add_stream(config)
-        except BadRequestError as error:
-            if error.err_code != STREAM_EXISTS_OTHERWISE:
-                raise
-            await manager.update_stream(config)
-        except APIError as error:
-            raise StoreUnavailable(f"The log's stream cannot be made: {error}.") from error
+async def _refuse_stale(link: Link, seq: int) -> None:
+    """Raise when nothing came for a while though there was something: LogMoving, Broken, or what
+    a server raises that is cut off from the others."""
+    state = await stream_state(link)
+    if state is None or not state.open:
+        raise LogMoving("The log has moved to other servers.")
+    if state.last_seq > seq:
+        raise Broken(f"nothing came though the log is at {state.last_seq}")

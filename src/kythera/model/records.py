@@ -295,6 +295,10 @@ class Core(Record, frozen=True, kw_only=True):
     machines: tuple[str, ...]
     epoch: int = 1
     """Grows when the log moves to other servers (its sequence numbers go on)."""
+    wanted: tuple[str, ...] = ()
+    """Who shall hold it next; empty: it is not moving."""
+    wanted_epoch: int = 0
+    """The number of the servers it moves to: never used before, not even by a move given up."""
 
     def key(self) -> str:
         """`core.log`: one for all."""
