@@ -195,10 +195,7 @@ class Follower:
         if stretch.to_seq <= self._copy.applied_seq():
             return
         # Off the event loop: syncing a slow disk must not hold up a cold start.
-        await to_thread.run_sync(self._copy.apply, stretch.entries, stretch.to_seq)
-        for entry in stretch.entries:
-            if entry.key == HORIZON_KEY:
-                await to_thread.run_sync(self._copy.prune, horizon_of(entry.value))
+        await to_thread.run_sync(_apply, self._copy, stretch)
         self._applied(stretch.to_seq)
 
     def _applied(self, seq: int) -> None:
@@ -240,6 +237,17 @@ class Follower:
             except StoreUnavailable as error:
                 _events.info("records_source_refused", source=str(source), why=str(error))
         return False
+
+
+def _apply(copy: Copy, stretch: Stretch) -> None:
+    """Apply a stretch. A new horizon lets the tombstones below the earlier one go: those below the
+    new one are kept until whoever removes them from the log is sure to have done so."""
+    earlier = None
+    if any(entry.key == HORIZON_KEY for entry in stretch.entries):
+        earlier = copy.get(HORIZON_KEY)
+    copy.apply(stretch.entries, stretch.to_seq)
+    if earlier is not None:
+        copy.prune(horizon_of(earlier[1]))
 
 
 class Patience:
