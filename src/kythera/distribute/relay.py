@@ -87,7 +87,7 @@ class Relay:
         """Raise NotWhole or LogPruned when a follower at this place cannot be served."""
         if not self._copy.is_whole():
             raise NotWhole("This machine's own copy of the records is not whole yet.")
-        horizon = self._horizon()
+        horizon = self.horizon()
         if 0 < after_seq < horizon:
             raise LogPruned(
                 f"Ends of records up to {horizon} are no longer kept; after {after_seq} some would"
@@ -95,7 +95,13 @@ class Relay:
                 remedy="Take a snapshot.",
             )
 
-    def _horizon(self) -> int:
+    def remembered(self, generation: int, after_seq: int) -> bool:
+        """Tell whether what was just read after `after_seq` is all that happened: the copy is
+        still of that generation, and has forgotten nothing that came later."""
+        return self._copy.generation() == generation and self.horizon() <= after_seq
+
+    def horizon(self) -> int:
+        """Return up to where this copy may have forgotten the ends of records."""
         found = self._copy.get(HORIZON_KEY)
         return 0 if found is None else horizon_of(found[1])
 
@@ -105,7 +111,7 @@ class Relay:
         It ends early where it cannot go on without the risk of a gap. Raises as `refuse` does."""
         self.refuse(after_seq)
         generation = self._copy.generation()
-        excused = self._horizon() if after_seq == 0 else 0
+        excused = self.horizon() if after_seq == 0 else 0
         target = self._copy.applied_seq()
         seq = after_seq
         self.followers += 1
@@ -119,8 +125,9 @@ class Relay:
                     newest = self._copy.applied_seq()
                     yield frame(newest, newest, [])
                     continue
-                seq, made = await self._frame_after(generation, seq)
-                if self._copy.generation() != generation or self._horizon() > max(seq, excused):
+                before = seq
+                seq, made = await self._frame_after(generation, before)
+                if not self.remembered(generation, max(before, excused)):
                     return
                 yield made
             if snapshot:
@@ -139,10 +146,11 @@ class Relay:
 
     async def _made(self, seq: int) -> tuple[int, bytes]:
         if self._newest - seq > MANY_ENTRIES:
-            return await to_thread.run_sync(self._make, seq)
-        return self._make(seq)
+            return await to_thread.run_sync(self.make, seq)
+        return self.make(seq)
 
-    def _make(self, seq: int) -> tuple[int, bytes]:
+    def make(self, seq: int) -> tuple[int, bytes]:
+        """Return how far the next stretch after `seq` goes, and its frame."""
         stretch = self._copy.batch_after(seq, self._limits.batch_bytes_max)
         return stretch.to_seq, frame(seq, stretch.to_seq, stretch.entries)
 
