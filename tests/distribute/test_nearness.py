@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kythera.distribute.nearness import Near, near, nearest
+from kythera.distribute.nearness import SITE_ASKED_FIRST, Near, likely_holders, near, nearest
 from kythera.model.records import Machine
 
 ME = Machine(name="me", site="flat", region="eu", world="earth")
@@ -82,3 +82,13 @@ def test_without_a_thing_to_ask_for_each_machine_has_an_order_of_its_own() -> No
     others = [Machine(name=f"m{n}", site="flat") for n in range(8)]
     first = {nearest(others, Machine(name=f"other{n}", site="flat"))[0].name for n in range(40)}
     assert len(first) > 4
+
+
+def test_a_blob_is_asked_of_a_few_here_then_of_the_core_then_of_all() -> None:
+    """A hundred machines of one site must not all be asked for what none of them has."""
+    site = [Machine(name=f"m{n}", site="flat", region="eu", world="earth") for n in range(100)]
+    core = [Machine(name=f"c{n}", site="rack", region="eu", world="earth") for n in range(3)]
+    found = [m.name for m in likely_holders([*site, *core], ME, "d", {"c0", "c1", "c2"})]
+    assert all(name.startswith("m") for name in found[:SITE_ASKED_FIRST])
+    assert set(found[SITE_ASKED_FIRST : SITE_ASKED_FIRST + 3]) == {"c0", "c1", "c2"}
+    assert sorted(found) == sorted(m.name for m in [*site, *core])

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from kythera.control import peers_events, peers_join, peers_records, peers_status
+from kythera.control import peers_blobs, peers_events, peers_join, peers_records, peers_status
 from kythera.control.peer_answers import PEER_HEADER, peer_of
 
 __all__ = ["PEER_HEADER", "peer_of", "routes"]
@@ -26,6 +26,7 @@ def routes() -> list[Route]:
         Route("/health", health, methods=["GET"]),
         *peers_status.routes(),
         *peers_events.routes(),
+        *peers_blobs.routes(),
         *peers_records.routes(),
         *peers_join.routes(),
     ]

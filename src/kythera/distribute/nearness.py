@@ -6,10 +6,13 @@ who ask for one thing agree on whom to ask first, and a machine more or less mov
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import IntEnum
 
 from kythera.model.records import Machine
+
+SITE_ASKED_FIRST = 3
+"""So many of a site are asked before the core is: in a large one most do not have it."""
 
 
 class Near(IntEnum):
@@ -49,3 +52,15 @@ def nearest(machines: Iterable[Machine], me: Machine, key: str = "") -> list[Mac
         return machine.state == "draining", near(machine, me), rank(spread, machine.name)
 
     return sorted((machine for machine in machines if machine.name != me.name), key=order)
+
+
+def likely_holders(
+    machines: Iterable[Machine], me: Machine, digest: str, cores: Collection[str]
+) -> list[Machine]:
+    """Return the others in the order in which to ask for a blob: a few of this site (the same few
+    for all who are here), the core machines, which have every blob, and then everybody else."""
+    ordered = nearest(machines, me, digest)
+    here = [machine for machine in ordered if near(machine, me) is Near.SITE]
+    core = [machine for machine in ordered if machine.name in cores]
+    found = {machine.name: machine for machine in (*here[:SITE_ASKED_FIRST], *core, *ordered)}
+    return list(found.values())
