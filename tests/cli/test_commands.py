@@ -37,6 +37,8 @@ Commands:
   up        Start the platform on this machine; Ctrl-C stops it.
   fleet     Run a whole fleet on this computer, and trouble it.
   status    Show machines and cells as they are now.
+  token     Make the lines with which machines join.
+  machine   List, drain, label and remove machines.
   doctor    Check this machine and the running platform.
   deploy    Put a project, or one .js/.ts file, into service.
   tail      Watch a worker's requests, console and exceptions.

@@ -23,6 +23,7 @@ CHOSEN = {
     "mesh": "127.0.0.1:0",
     "advertise": "",
     "machine": "here",
+    "join": "",
     "tls_certificates": None,
     "egress_allow": ("10.0.0.0/8",),
     "limits": ("idle_stop_s=1.5", "modules_max=3"),

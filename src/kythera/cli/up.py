@@ -2,7 +2,6 @@
 to the keeper. Imports little, for this process is the keeper and lives long."""
 
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,19 +53,26 @@ def _near(name: str, known: set[str]) -> str:
     type=click.Path(exists=True, path_type=Path),
     help="A PEM file (chain and key), or a folder of them; opens the HTTPS door.",
 )
-@click.option("--domain", default="localhost", show_default=True, help="<worker>.<domain> serves.")
-@click.option("--site", default="local", show_default=True, help="Machines that share a network.")
-@click.option("--region", default="", help="Sites of one jurisdiction.")
-@click.option("--world", default="", help="Regions of one planet.")
+@click.option(
+    "--domain", default="", help="<worker>.<domain> serves  [default: localhost, or the fleet's]."
+)
+@click.option(
+    "--join", default="", metavar="TOKEN", help="Become a machine of the fleet that made TOKEN."
+)
+@click.option(
+    "--site", default="", metavar="NAME", help="Machines that share a network  [default: local]."
+)
+@click.option("--region", default="", metavar="NAME", help="Sites of one jurisdiction.")
+@click.option("--world", default="", metavar="NAME", help="Regions of one planet.")
 @click.option(
     "--mesh",
-    default="127.0.0.1:0",
-    show_default=True,
+    default="",
     metavar="HOST:PORT",
-    help="Where the fleet's other machines reach this one; port 0 picks a free one.",
+    help="Where the fleet's other machines reach this one; port 0 picks a free one"
+    "  [default: 127.0.0.1:0, which only machines on this host can reach].",
 )
 @click.option("--advertise", default="", metavar="HOST:PORT", help="What they dial instead.")
-@click.option("--machine", default=socket.gethostname, help="This machine's name  [its hostname].")
+@click.option("--machine", default="", help="This machine's name  [default: its hostname].")
 @click.option(
     "--egress-allow",
     multiple=True,
@@ -81,6 +87,7 @@ def _near(name: str, known: set[str]) -> str:
 def up(here: Here, **chosen: Any) -> int:
     """Start the platform on this machine; Ctrl-C stops it.
 
+    Name, site, region, world and mesh address are remembered from start to start.
     With --json the first line on stdout is the event `ready`; logs go to stderr.
     """
     options = resolve(here, chosen)
@@ -107,6 +114,7 @@ def resolve(here: Here, chosen: dict[str, Any]) -> "UpOptions":
         region=chosen["region"],
         world=chosen["world"],
         mesh=chosen["mesh"],
+        join=chosen["join"],
         advertise=chosen["advertise"],
         machine=chosen["machine"],
         tls_certificates=str(certificates.absolute()) if certificates is not None else "",

@@ -7,7 +7,7 @@ the membership is written last). Every failure says what to do next.
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import httpx
 import msgspec
@@ -38,23 +38,28 @@ from kythera.model.platform import Platform
 
 PENDING_KEY = "joining.key"
 T = TypeVar("T")
+Standing = Literal["stranger", "joined", "member"]
+"""`joined` with this very token (or its founder); `member` by an earlier one: it may have been
+removed since."""
 Say = Callable[[str], None]
 
 
-def refuse_member(layout: Layout, invitation: Invitation) -> bool:
-    """Tell whether this folder is a machine of the token's fleet already.
+def standing(layout: Layout, invitation: Invitation) -> Standing:
+    """Return what this folder is to the token's fleet.
 
-    Raises SetupError when it is one of another fleet, or founded its own."""
-    if not layout.ca_certificate.exists():
-        return False
+    Raises SetupError when it is a machine of another fleet, or founded its own."""
+    member = membership.read(layout)
+    if member is None or not layout.ca_certificate.exists():
+        return "stranger"
     ours = fingerprint(layout.ca_certificate.read_bytes())
-    if ours != invitation.fingerprint and membership.read(layout) is not None:
+    if ours != invitation.fingerprint:
         raise SetupError(
             f"{layout.state} belongs to another fleet (authority {ours[:16]}) than the token "
             f"({invitation.fingerprint[:16]}).",
             remedy="Choose another folder: --state DIR. Or start without --join.",
         )
-    return membership.read(layout) is not None
+    done = member.founder or member.token == invitation.id
+    return "joined" if done else "member"
 
 
 async def join(
@@ -86,7 +91,7 @@ async def join(
     )
     answer = await _ask(layout, invitation, request, platform.limits, say)
     _refuse_foreign(answer, invitation)
-    _write(layout, answer, key, platform)
+    _write(layout, answer, key, platform, invitation.id)
     return answer
 
 
@@ -166,12 +171,12 @@ def _refuse_foreign(answer: JoinAnswer, invitation: Invitation) -> None:
         )
 
 
-def _write(layout: Layout, answer: JoinAnswer, key: bytes, platform: Platform) -> None:
+def _write(layout: Layout, answer: JoinAnswer, key: bytes, platform: Platform, token: str) -> None:
     write_private(layout.secrets_key, answer.secrets_key.encode())
     write_private(layout.token, answer.api_token.encode())
     write_atomically(layout.ca_certificate, answer.ca.encode())
     write_private(layout.machine_certificate, answer.certificate.encode() + key)
     settings = msgspec.structs.replace(platform, account_id=answer.account_id, domain=answer.domain)
     write_private(layout.platform, msgspec.json.format(msgspec.json.encode(settings)))
-    membership.write(layout, Membership(founder=False, peers=answer.peers))
+    membership.write(layout, Membership(founder=False, peers=answer.peers, token=token))
     (layout.fleet / PENDING_KEY).unlink(missing_ok=True)

@@ -11,19 +11,24 @@ import ctypes
 import fcntl
 import os
 import resource
+import select
 import shutil
 import signal
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
+from kythera.ground.files import memfd
 from kythera.model.errors import SetupError
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 _FIRST_FREE = 3
+_KILL_S = 5.0
+_PIPE_BYTES = 65_536
+"""What a pipe holds at least, so that a child can end before anybody reads."""
 _RESET = [
     signal.SIGINT,
     signal.SIGTERM,
@@ -80,6 +85,32 @@ def spawn(command: Command) -> tuple[int, int]:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return pid, os.pidfd_open(pid)
+
+
+def run_to_end(command: Command, stdin: bytes, *, within_s: float) -> tuple[int | None, bytes]:
+    """Run a program to its end and return its status and what it wrote on stdout; None: it took
+    too long and was killed. Its stderr is ours.
+
+    It blocks: only for programs that have nothing else to do yet, never in a loop."""
+    given = memfd(stdin)
+    read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        pid, pidfd = spawn(replace(command, descriptors={0: given, 1: write_end, 2: 2}))
+    finally:
+        os.close(given)
+        os.close(write_end)
+    try:
+        ended, _, _ = select.select([pidfd], [], [], within_s)
+        if not ended:
+            os.kill(pid, signal.SIGKILL)
+            select.select([pidfd], [], [], _KILL_S)
+        status = exit_status(pidfd)
+        with contextlib.suppress(BlockingIOError):
+            return (status if ended else None), os.read(read_end, _PIPE_BYTES)
+        return (status if ended else None), b""
+    finally:
+        os.close(read_end)
+        os.close(pidfd)
 
 
 def _become(command: Command, program: str, parent: int) -> NoReturn:

@@ -17,3 +17,5 @@ class Membership(Struct, frozen=True, kw_only=True):
 
     founder: bool
     peers: tuple[Peer, ...] = ()
+    token: str = ""
+    """Id of the token with which it joined; empty for the founder."""

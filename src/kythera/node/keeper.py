@@ -24,6 +24,7 @@ from kythera.model.errors import SetupError
 from kythera.model.platform import Platform
 from kythera.node import keeper_banner, systemd
 from kythera.node import keeper_protocol as protocol
+from kythera.node.enrolment import enrol, has_joined
 from kythera.node.keeper_children import RELIEF_S, Children
 from kythera.node.keeper_loop import Loop, Timer
 from kythera.node.keeper_programs import (
@@ -43,6 +44,7 @@ from kythera.node.up_options import (
     prepare_folders,
     prepare_secrets,
     previous_platform,
+    remembered,
     remove_moved_run,
     write_platform,
 )
@@ -107,9 +109,10 @@ class Keeper:
 
         `patient` waits for what a killed platform may not have let go of yet."""
         self._raise_descriptor_limit()
-        options, layout = self._options, self._layout
+        layout = self._layout
         self._sockets.adopt(systemd.inherited(os.environ))
         before = previous_platform(layout)
+        options = remembered(self._options, before, joined=has_joined(layout))
         self._sockets.remove_stale(layout)
 
         def door(name: str, wanted: str, previous: str) -> str:
@@ -133,6 +136,8 @@ class Keeper:
             egress_allow=options.egress_allow,
             limits=options.limits,
         )
+        if options.join:
+            self._platform = enrol(layout, self._options, self._platform)
         self._sockets.open_private("tail", layout.tail_socket)
         self._sockets.open_private("peers", layout.mesh_socket)
         prepare_secrets(layout, SystemChance())

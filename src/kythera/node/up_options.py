@@ -12,7 +12,7 @@ import fcntl
 import os
 import socket
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -22,12 +22,13 @@ from kythera.ground.chance import Chance
 from kythera.ground.clock import wait_until
 from kythera.ground.files import write_atomically, write_private
 from kythera.ground.layout import Layout
-from kythera.ground.sockets import parse_address
+from kythera.ground.sockets import format_address, parse_address
 from kythera.model.errors import SetupError
 from kythera.model.limits import Limits
-from kythera.model.names import is_hostname
+from kythera.model.names import as_machine_name, is_hostname, is_machine_name
 from kythera.model.platform import Platform
 
+ANYWHERE = ("0.0.0.0:", "[::]:")
 LOCK_NAME = "keeper.lock"
 LOCK_WAIT_S = 2.0
 """How long a lock may outlive its killed owner (a child between fork and exec)."""
@@ -41,15 +42,19 @@ class UpOptions:
     http: str = "127.0.0.1:8080"
     https: str = ""
     api: str = "127.0.0.1:8787"
-    domain: str = "localhost"
-    site: str = "local"
+    domain: str = ""
+    """Empty: the fleet's, if this machine joined one, else `localhost`."""
+    site: str = ""
     region: str = ""
     world: str = ""
-    mesh: str = "127.0.0.1:0"
+    mesh: str = ""
     """Where the fleet's other machines reach this one."""
     advertise: str = ""
     """What the others are told instead, behind an address translation."""
-    machine: str = field(default_factory=socket.gethostname)
+    machine: str = ""
+    """This machine's place and name; empty: as at the last start."""
+    join: str = ""
+    """A token (`kythera token create`) of the fleet to join."""
     tls_certificates: str = ""
     egress_allow: tuple[str, ...] = ("public",)
     json: bool = False
@@ -65,7 +70,17 @@ def check(options: UpOptions) -> None:
         None, (options.http, options.https, options.api, options.mesh, options.advertise)
     ):
         parse_address(address)
-    if not is_hostname(options.domain):
+    if not options.advertise and options.mesh.startswith(ANYWHERE):
+        raise SetupError(
+            f"--mesh {options.mesh} does not say where the others reach this machine.",
+            remedy="Add --advertise HOST:PORT, or give --mesh an address of this machine.",
+        )
+    if options.machine and not is_machine_name(options.machine):
+        raise SetupError(
+            f"--machine {options.machine!r} cannot be a machine's name.",
+            remedy="Take 1 to 40 of a-z, 0-9 and -, beginning and ending with a letter or digit.",
+        )
+    if options.domain and not is_hostname(options.domain):
         raise SetupError(
             f"--domain {options.domain!r} is not a hostname.",
             remedy="Give a lower-case DNS name, for example workers.example.org, or localhost.",
@@ -80,6 +95,27 @@ def check(options: UpOptions) -> None:
             f"there is no certificate at {options.tls_certificates}.",
             remedy="Give --tls-certificates a PEM file, or a folder of them.",
         )
+
+
+def remembered(options: UpOptions, before: Platform | None, *, joined: bool) -> UpOptions:
+    """Return the options with what was not said now as it was at the last start. Pure but for the
+    host's name, which is the machine's at its first start.
+
+    `joined`: this machine came into a fleet, whose domain it keeps."""
+    if before is None:
+        before = Platform(account_id="", machine=as_machine_name(socket.gethostname()))
+    told_else = before.mesh_advertised if before.mesh_advertised != before.mesh else ""
+    host = parse_address(before.mesh)[0] if before.mesh else "127.0.0.1"
+    return replace(
+        options,
+        machine=options.machine or before.machine,
+        site=options.site or before.site,
+        region=options.region or before.region,
+        world=options.world or before.world,
+        domain=options.domain or (before.domain if joined else "localhost"),
+        mesh=options.mesh or format_address(host, 0),
+        advertise=options.advertise or told_else,
+    )
 
 
 class StateLock:
