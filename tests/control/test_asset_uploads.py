@@ -115,7 +115,7 @@ async def test_parts_of_a_set_are_answered_until_it_is_whole(world: World) -> No
     )
     first = await upload(world, begun["jwt"], "/index.html")
     assert (first.status_code, first.json()["result"]) == (202, {})
-    world.app.state.sessions._known.clear()
+    world.services.asset_sessions._known.clear()
     rest = await upload(world, begun["jwt"], "/css/a b.css", "/x")
     assert rest.status_code == 201
     repeated = await upload(world, begun["jwt"], "/x")

@@ -26,8 +26,9 @@ from kythera.control import (
     workers,
 )
 from kythera.control.access import Gate
-from kythera.control.envelope import INTERNAL, failure, no_route, wrong_method
+from kythera.control.envelope import INTERNAL, failed, failure, no_route, wrong_method
 from kythera.control.services import Services
+from kythera.model.errors import KytheraError
 
 ROOT = "/client/v4"
 ACCOUNT = f"{ROOT}/accounts/{{account}}"
@@ -57,7 +58,6 @@ def build_app(services: Services) -> Starlette:
     app.router.redirect_slashes = False
     app.state.services = services
     app.state.large_bodies = uploads.large_bodies()
-    app.state.sessions = static_files.Sessions()
     return app
 
 
@@ -70,9 +70,19 @@ def build_events_app(services: Services) -> Starlette:
 
 def build_peers_app(services: Services) -> Starlette:
     """Return what other machines speak to, behind HAProxy's mesh door, on a unix socket."""
-    app = Starlette(routes=peers.routes())
+    app = Starlette(
+        routes=[*peers.routes(), *static_files.peer_routes()],
+        exception_handlers={KytheraError: _refused},
+    )
     app.state.services = services
+    app.state.large_bodies = uploads.large_bodies()
     return app
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    """Answer another machine as this one's own clients are answered."""
+    assert isinstance(error, KytheraError)
+    return failed(error)
 
 
 def _http_exception(request: Request, error: Exception) -> Response:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from starlette.requests import Request
 
+from kythera.control.asset_sessions import AssetSessions
 from kythera.control.carrier import Carrier, NoCarrier
 from kythera.control.fleet import Fleet
 from kythera.deploy.bindings import Seals
@@ -83,6 +84,7 @@ class Services:
     chance: Chance
     journal: Journal
     fleet: Fleet = field(default_factory=Fleet)
+    asset_sessions: AssetSessions = field(default_factory=AssetSessions)
     carrier: Carrier = field(default_factory=NoCarrier)
     relay: "Relay | None" = None
     """Serves this machine's copy to others that follow it."""

@@ -1,86 +1,42 @@
 """Uploading static assets: a session says what is missing, uploads bring it, a token ends it.
 
-Promises: content is stored only after all of a request has been checked; an upload may be
+Promises: content is stored only after all of a request has been checked, and is on another machine,
+if there is one, before the answer says so; an upload may be
 repeated; the request that completes the set answers with the completion token, whichever it is.
 Sessions survive a restart of this process: the manifest is a blob, the token names it.
+A session stays on the machine where it began, and the token names that too: another machine hands
+uploads on to it, or says that it is gone.
 """
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
+from urllib.parse import quote
 
 import anyio
+import httpx
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from kythera.control.access import presented_token
 from kythera.control.asset_index import Known, encode_manifest
-from kythera.control.bodies import form_body, object_body, read_body, room_for
-from kythera.control.envelope import success
+from kythera.control.asset_sessions import Session
+from kythera.control.bodies import BODY_S, form_body, object_body, read_body, room_for
+from kythera.control.envelope import UNAVAILABLE, success
 from kythera.control.services import Services, services_of
 from kythera.deploy import assets
 from kythera.deploy.assets import Claims, Wanted
 from kythera.deploy.documents import shown
-from kythera.deploy.refusals import invalid
+from kythera.deploy.refusals import invalid, too_big
 from kythera.deploy.upload import Part
-from kythera.model.errors import Refusal
+from kythera.model.errors import KytheraError, Refusal
 from kythera.model.limits import MIB
 from kythera.model.names import is_worker_name
 
-SESSIONS_KEPT = 16
 MANIFEST_BYTES_MAX = 16 * MIB
-
-
-@dataclass
-class Session:
-    """A manifest that is being uploaded, as this process remembers it."""
-
-    claims: Claims
-    manifest: dict[str, Wanted]
-    sizes: dict[str, int]
-    missing: set[str]
-
-    @classmethod
-    def begin(cls, services: Services, claims: Claims, manifest: dict[str, Wanted]) -> "Session":
-        """Look up what is missing now."""
-        missing = {wanted.hash for wanted in services.asset_index.missing(manifest)}
-        sizes = {wanted.hash: wanted.size for wanted in manifest.values()}
-        return cls(claims, manifest, sizes, missing)
-
-
-class Sessions:
-    """The sessions of late; one that was forgotten is read again from its blob."""
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[str, Session] = OrderedDict()
-
-    async def get(self, services: Services, claims: Claims) -> Session:
-        """Return the session that a token speaks of."""
-        known = self._known.get(claims.manifest)
-        if known is None:
-            known = await anyio.to_thread.run_sync(_read_session, services, claims)
-            known = self._known.setdefault(claims.manifest, known)
-            while len(self._known) > SESSIONS_KEPT:
-                self._known.popitem(last=False)
-        return known
-
-    def forget(self, digest: str) -> None:
-        """Look again at what is missing, the next time somebody asks."""
-        self._known.pop(digest, None)
-
-
-def _read_session(services: Services, claims: Claims) -> Session:
-    data = services.blobs.read(claims.manifest)
-    manifest = msgspec.json.decode(data, type=dict[str, Wanted])
-    return Session.begin(services, claims, manifest)
-
-
-def _sessions(request: Request) -> Sessions:
-    found = request.app.state.sessions
-    assert isinstance(found, Sessions)
-    return found
+HANDED_ON_BYTES_MAX = 1 * MIB
+"""Of another machine's answer to an upload."""
 
 
 async def begin(request: Request) -> Response:
@@ -99,7 +55,7 @@ async def begin(request: Request) -> Response:
         return success({"jwt": token, "buckets": []})
     stored = msgspec.json.encode(manifest, order="deterministic")
     digest = await anyio.to_thread.run_sync(services.blobs.put, stored)
-    _sessions(request).forget(digest)
+    services.asset_sessions.forget(digest)
     claims = _claims(services, name, digest, "session")
     token = assets.issue(claims, services.session_key)
     return success({"jwt": token, "buckets": assets.buckets(missing)})
@@ -112,6 +68,7 @@ def _claims(services: Services, worker: str, manifest: str, purpose: str) -> Cla
         account=services.account,
         worker=worker,
         manifest=manifest,
+        machine=services.me if session else "",
         exp=int(services.clock.now()) + assets.SESSION_S,
         # Newer wranglers then send each file raw, instead of base64 in forms.
         wrangler_single_asset_uploads=session,
@@ -127,7 +84,10 @@ def _complete(services: Services, worker: str, manifest: dict[str, Wanted]) -> s
 
 async def upload_form(request: Request) -> Response:
     """POST workers/assets/upload?base64=true: some files of a session, as a form."""
-    services, session = await _session(request)
+    services, claims = _claimed(request)
+    if _is_elsewhere(services, claims):
+        return await _handed_on(request, services, claims, "/assets/upload?base64=true")
+    session = await services.asset_sessions.get(services, claims)
     limits = services.platform.limits
     if request.query_params.get("base64") != "true":
         raise invalid("Assets are uploaded in forms as base64 text: add ?base64=true.")
@@ -143,8 +103,11 @@ async def upload_form(request: Request) -> Response:
 
 async def upload_file(request: Request) -> Response:
     """POST workers/assets/upload/{hash}: one file of a session, as it is."""
-    services, session = await _session(request)
+    services, claims = _claimed(request)
     name = request.path_params["hash"]
+    if _is_elsewhere(services, claims):
+        return await _handed_on(request, services, claims, f"/assets/upload/{quote(name, safe='')}")
+    session = await services.asset_sessions.get(services, claims)
     kind = request.headers.get("content-type", "")
     async with room_for(request, request.app.state.large_bodies):
         data = await read_body(request, services.platform.limits.asset_bytes_max)
@@ -152,7 +115,7 @@ async def upload_file(request: Request) -> Response:
         return await _stored(services, session, [checked])
 
 
-async def _session(request: Request) -> tuple[Services, Session]:
+def _claimed(request: Request) -> tuple[Services, Claims]:
     services = services_of(request)
     token = presented_token(request.headers)
     if token is None:
@@ -161,7 +124,63 @@ async def _session(request: Request) -> tuple[Services, Session]:
     claims = assets.redeem(token, services.session_key, now, "session")
     if claims.account != services.account:
         raise Refusal(10000, "This assets token is for another account.", status=403)
-    return services, await _sessions(request).get(services, claims)
+    return services, claims
+
+
+def _is_elsewhere(services: Services, claims: Claims) -> bool:
+    return claims.machine not in ("", services.me)
+
+
+async def _handed_on(request: Request, services: Services, claims: Claims, path: str) -> Response:
+    """Pass an upload on to the machine where its session began, piece by piece."""
+    limits = services.platform.limits
+    machine = services.store.catalog().machine(claims.machine)
+    if machine is None:
+        raise _home_gone(claims, "It is no longer in the fleet.")
+    headers = {
+        key: request.headers[key]
+        for key in ("authorization", "content-type")
+        if key in request.headers
+    }
+    timeout = httpx.Timeout(BODY_S, connect=limits.peer_connect_ms / 1000)
+    answered = bytearray()
+    try:
+        async with services.fleet.mesh.stream(
+            machine.name,
+            machine.mesh,
+            "POST",
+            path,
+            headers={**headers, "accept-encoding": "identity"},
+            content=_pieces(request, limits.assets_upload_bytes_max),
+            timeout=timeout,
+        ) as response:
+            async for chunk in response.aiter_raw():
+                answered += chunk
+                if len(answered) > HANDED_ON_BYTES_MAX:
+                    raise _home_gone(claims, "It answered too much.")
+            return Response(bytes(answered), response.status_code, media_type="application/json")
+    except Refusal:
+        raise
+    except KytheraError as error:
+        raise _home_gone(claims, error.message) from None
+
+
+async def _pieces(request: Request, bytes_max: int) -> AsyncIterator[bytes]:
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > bytes_max:
+            raise too_big(f"The body is larger than {bytes_max:,} bytes.")
+        yield chunk
+
+
+def _home_gone(claims: Claims, why: str) -> Refusal:
+    return Refusal(
+        UNAVAILABLE,
+        f"This upload was begun on the machine {claims.machine!r}, which cannot take it: {why}",
+        status=503,
+        remedy="Run the deploy again: it begins anew on this machine.",
+    )
 
 
 Checked = tuple[Known, bytes]
@@ -190,6 +209,7 @@ def _check_file(session: Session, name: str, data: bytes, kind: str) -> Checked:
 async def _stored(services: Services, session: Session, checked: Sequence[Checked]) -> Response:
     """Store files; when none is missing any more, hand out the completion token."""
     await anyio.to_thread.run_sync(_store, services, checked)
+    await services.carrier.replicate({known.digest for known, _ in checked})
     session.missing.difference_update(known.hash for known, _ in checked)
     if session.missing:
         return success({}, status=202)
@@ -207,3 +227,11 @@ def _store(services: Services, checked: Sequence[Checked]) -> None:
         stored = services.blobs.put(data)
         assert stored == known.digest, "a blob is named by its content"
     services.asset_index.add([known for known, _ in checked])
+
+
+def peer_routes() -> list[Route]:
+    """Return where other machines hand on what was sent to them of a session that began here."""
+    return [
+        Route("/assets/upload", upload_form, methods=["POST"]),
+        Route("/assets/upload/{hash}", upload_file, methods=["POST"]),
+    ]

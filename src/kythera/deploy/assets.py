@@ -52,6 +52,8 @@ class Claims(Struct, frozen=True, kw_only=True, omit_defaults=True):
     manifest: str
     """Digest of the blob: of the session's manifest, or of the finished one."""
     exp: int
+    machine: str = ""
+    """Of a session: the machine where it began and where its files are gathered."""
     wrangler_single_asset_uploads: bool = False
     edge_kv_upload_concurrency: int = 0
 
