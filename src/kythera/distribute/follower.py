@@ -128,10 +128,9 @@ class Follower:
             except StoreUnavailable as error:
                 now = self._clock.monotonic()
                 self._chooser.failed(source, now, held_s=now - began)
+                if self.state.applied > before:
+                    retry_ms = RETRY_MS_MIN
                 self._note(source, error, retry_ms)
-            if self.state.applied > before:
-                retry_ms = RETRY_MS_MIN
-            if self._chooser.choose(self._facts(), self._clock.monotonic()) == source:
                 await anyio.sleep(retry_ms / 1000)
                 retry_ms = min(retry_ms * 2, RETRY_MS_MAX)
 
