@@ -51,9 +51,9 @@ class AssetIndex:
         return self._known
 
     def has(self, name: str) -> bool:
-        """Tell whether a file is here, its content included."""
+        """Tell whether a file is here, its content included; it then stays for a while."""
         known = self._all().get(name)
-        return known is not None and self._blobs.has(known.digest)
+        return known is not None and self._blobs.touch(known.digest)
 
     def add(self, files: Collection[Known]) -> None:
         """Remember files whose blobs are stored."""

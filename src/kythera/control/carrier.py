@@ -1,6 +1,6 @@
 """How the control process has blobs carried between machines: the shape, and that of one alone."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 from kythera.model.records import Version
@@ -13,8 +13,8 @@ class Carrier(Protocol):
         """Return when these blobs are on this machine. Raises StoreUnavailable."""
         ...
 
-    async def ensure_version(self, version: Version) -> None:
-        """Return when all blobs of a version are on this machine. Raises StoreUnavailable."""
+    async def replicate_version(self, version: Version, known: Collection[str] = ()) -> None:
+        """Make a version safe but for its `known` blobs, which are. Raises StoreUnavailable."""
         ...
 
     async def replicate(self, digests: Iterable[str]) -> None:
@@ -32,7 +32,7 @@ class NoCarrier:
     async def ensure(self, digests: Iterable[str]) -> None:
         """Do nothing."""
 
-    async def ensure_version(self, version: Version) -> None:
+    async def replicate_version(self, version: Version, known: Collection[str] = ()) -> None:
         """Do nothing."""
 
     async def replicate(self, digests: Iterable[str]) -> None:

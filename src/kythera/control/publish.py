@@ -1,7 +1,7 @@
 """From a draft to what is stored: tried first, then numbered, then written; nothing before.
 
-Promises: a refused upload stores nothing; a version exists in the log before any deployment names
-it; numbers are given by rewriting the worker's record over the value that was read, so that two
+Promises: a refused upload stores nothing; a version's blobs are safe on other machines before it
+is in the log, and it is in the log before any deployment names it; numbers are given by rewriting the worker's record over the value that was read, so that two
 uploads at once get two numbers.
 """
 
@@ -19,6 +19,7 @@ from kythera.deploy.refusals import worker_absent
 from kythera.deploy.settings import annotations
 from kythera.deploy.upload import Draft
 from kythera.deploy.versions import too_many
+from kythera.distribute.fetch import named_blobs
 from kythera.ground.clock import iso
 from kythera.model.catalog import Catalog
 from kythera.model.errors import Refusal, StoreUnavailable
@@ -78,7 +79,9 @@ async def publish(
         draft = await anyio.to_thread.run_sync(drafting, origin)
         return await _store(services, await _tried(services, draft), guard, deploy=deploy)
 
-    return await services.store.settled(f"worker {name}", attempt)
+    published = await services.store.settled(f"worker {name}", attempt)
+    await let_go(services, name)
+    return published
 
 
 async def _tried(services: Services, draft: Draft) -> Draft:
@@ -86,6 +89,8 @@ async def _tried(services: Services, draft: Draft) -> Draft:
     version = draft.version
     if version.main_module is None and version.body_part is None:
         return draft
+    kept = {module.digest for module in version.modules} - draft.blobs.keys()
+    await services.carrier.ensure(kept)
 
     def read_blob(digest: str) -> bytes:
         found = draft.blobs.get(digest)
@@ -118,6 +123,8 @@ async def _store(services: Services, draft: Draft, guard: int, *, deploy: bool) 
         author_email=services.author,
     )
     deployment = None
+    if deploy:
+        worker = msgspec.structs.replace(worker, held=(version.id,))
     changes = [put(worker, guard), put(version)]
     if deploy:
         deployment = deployment_of(
@@ -132,8 +139,11 @@ async def _store(services: Services, draft: Draft, guard: int, *, deploy: bool) 
         if change.record is not None:
             services.store.check_size(change.record)
     await _put_blobs(services, draft.blobs)
+    before = catalog.versions(services.account, worker.name)
+    await services.carrier.replicate_version(
+        version, {digest for earlier in before for digest in named_blobs(earlier)}
+    )
     await services.store.write(changes)
-    await let_go(services, worker.name)
     return Published(worker, version, deployment)
 
 
@@ -142,12 +152,18 @@ def _next_worker(
 ) -> Worker:
     """Return the worker's record with the numbers of what is about to be written."""
     name = draft.version.worker
-    worker = catalog.worker(services.account, name) or Worker(
-        account=services.account,
+    account = services.account
+    worker = catalog.worker(account, name) or Worker(
+        account=account,
         name=name,
         tag=services.chance.hex(32),
         created_on=now,
         modified_on=now,
+        # What a deletion on another machine may have missed must not count as newer.
+        versions_made=max((each.number for each in catalog.versions(account, name)), default=0),
+        deployments_made=max(
+            (each.number for each in catalog.deployments(account, name)), default=0
+        ),
     )
     return msgspec.structs.replace(
         worker,
@@ -186,18 +202,30 @@ async def _put_blobs(services: Services, blobs: Mapping[str, bytes]) -> None:
 
 async def let_go(services: Services, name: str) -> None:
     """Let go of the oldest versions and deployments above the limits; later will do as well."""
+    try:
+        await services.store.settled(f"worker {name}", partial(_let_go, services, name))
+    except StoreUnavailable as error:
+        services.journal.say("pruning_postponed", worker=name, reason=str(error))
+
+
+async def _let_go(services: Services, name: str) -> None:
+    """Say in the worker's record what goes, then end it: a deployment on another machine rewrites
+    the same record first, so that one of the two sees the other."""
     limits = services.platform.limits
     catalog = services.store.catalog()
+    worker = catalog.worker(services.account, name)
+    versions = catalog.versions(services.account, name)
     keys = too_many(
-        catalog.versions(services.account, name),
+        versions,
         catalog.deployments(services.account, name),
         versions_kept_max=limits.versions_kept_max,
         deployments_kept_max=limits.deployments_kept_max,
+        held=worker.held if worker is not None else (),
     )
-    if not keys:
+    if worker is None or not keys:
         return
+    going = tuple(version.id for version in versions if version.key() in keys)
     changes: list[Change] = [end(key) for key in keys]
-    try:
-        await services.store.write(changes)
-    except StoreUnavailable as error:
-        services.journal.say("pruning_postponed", worker=name, reason=str(error))
+    if not set(going) <= set(worker.let_go):
+        changes.insert(0, put(msgspec.structs.replace(worker, let_go=going)))
+    await services.store.write(changes)

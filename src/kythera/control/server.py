@@ -28,7 +28,7 @@ from kythera.control.copies import LateCopy
 from kythera.control.fleet import Fleet
 from kythera.control.fleet_status import keep_looking
 from kythera.control.restored import take_back
-from kythera.control.services import BlobStore, OpenSecret, ReadBlob, Services, Tried
+from kythera.control.services import OpenSecret, ReadBlob, Services, Tried
 from kythera.control.store import Store, put
 from kythera.control.tail_hub import TailHub
 from kythera.control.tails import keep_sweeping
@@ -39,6 +39,7 @@ from kythera.deploy.source_map import map_stack, source_maps
 from kythera.distribute import membership
 from kythera.distribute.authority import found
 from kythera.distribute.blobs import Blobs
+from kythera.distribute.fetch import fetcher_of
 from kythera.distribute.jetstream import open_log
 from kythera.distribute.mesh import MeshClient
 from kythera.distribute.relay import Relay
@@ -105,7 +106,7 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
     clock, chance = SystemClock(), SystemChance()
     found(layout, platform.machine, clock, limits.certificate_life_s)
     sealer = Sealer.load(layout.secrets_key)
-    blobs: BlobStore = Blobs(layout.blobs)
+    blobs = Blobs(layout.blobs)
     async with AsyncExitStack() as stack:
         copy = stack.enter_context(LateCopy(layout.copy))
         log = await stack.enter_async_context(open_log(layout.log_address, limits, within_ms=0))
@@ -115,10 +116,13 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
             about = (deployment.account, deployment.worker, deployment.id)
             return await served.wait(*about, within_ms=limits.served_ms)
 
+        store = Store(log, copy, limits, live)
+        mesh = await stack.enter_async_context(MeshClient(layout, limits))
+        carrier = fetcher_of(blobs, mesh, store.catalog, platform.machine, limits)
         yield Services(
             platform=platform,
             token=layout.token.read_text().strip(),
-            store=Store(log, copy, limits, live),
+            store=store,
             blobs=blobs,
             seals=sealer,
             session_key=session_key(layout.secrets_key.read_bytes().strip()),
@@ -129,11 +133,12 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
             chance=chance,
             journal=Journal("api", json_lines=not sys.stderr.isatty()),
             fleet=Fleet(
-                mesh=await stack.enter_async_context(MeshClient(layout, limits)),
+                mesh=mesh,
                 layout=layout,
                 status_socket=layout.status_socket,
                 joined=_joined(layout),
             ),
+            carrier=await stack.enter_async_context(carrier),
             relay=Relay(copy, limits),
         )
 

@@ -62,6 +62,10 @@ class BlobStore(Protocol):
         """Tell whether these bytes are stored."""
         ...
 
+    def touch(self, digest: str) -> bool:
+        """Tell whether these bytes are stored; if so they count as used now, and stay."""
+        ...
+
     def read(self, digest: str) -> bytes:
         """Return the bytes, verified."""
         ...

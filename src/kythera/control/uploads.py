@@ -91,8 +91,10 @@ async def content(request: Request) -> Response:
         raise version_absent(str(wanted), worker.name)
     if found.body_part is not None:
         script = next(m for m in found.modules if m.name == found.body_part)
+        await services.carrier.ensure([script.digest])
         data = await anyio.to_thread.run_sync(services.blobs.read, script.digest)
         return Response(data, media_type="application/javascript")
+    await services.carrier.ensure(module.digest for module in found.modules)
     body, boundary = await anyio.to_thread.run_sync(_form, services, found)
     headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
     if found.main_module is not None:

@@ -25,7 +25,9 @@ from anyio.abc import TaskGroup
 from kythera.distribute import replication, transfer
 from kythera.distribute.blobs import Blobs, Draft
 from kythera.distribute.nearness import likely_holders
+from kythera.distribute.sources import core_names
 from kythera.distribute.transfer import Mesh, TransferFailed
+from kythera.model.catalog import Catalog
 from kythera.model.errors import StoreUnavailable
 from kythera.model.limits import Limits
 from kythera.model.records import Asset, Machine, Version
@@ -37,6 +39,8 @@ REST_AFTER_LIE = 100
 HOPELESS = ("absent", "wrong")
 """Reasons after which a machine is not asked once more for the same blob."""
 NAMED_MAX = 3
+LOOK_S = 0.5
+"""How old our list of machines may be: it is asked for with each blob, and takes a while to make."""
 
 _events = structlog.get_logger("blobs")
 
@@ -70,10 +74,11 @@ class Fetcher:
         """How often what happened: `fetched`, and the reasons why a machine was left."""
         self._blobs = blobs
         self._mesh = client
-        self._peers = peers
+        self._ask_peers = peers
+        self._ask_cores = cores or (lambda: {m.name for m in peers() if m.core})
+        self._looked: tuple[float, Sequence[Machine], Collection[str]] = (-LOOK_S, (), ())
         self._me = me
         self._limits = limits
-        self._cores = cores or (lambda: {m.name for m in peers() if m.core})
         self._downloads: dict[str, Download] = {}
         self._queue: deque[Download] = deque()
         self._workers = 0
@@ -129,7 +134,7 @@ class Fetcher:
     async def replicate(self, digests: Iterable[str]) -> None:
         """Return when these blobs, which are here, are on `blob_copies_min` machines, at least one
         of them core. Raises StoreUnavailable when no core machine has them all."""
-        peers = self._peers()
+        peers, cores = self._look()
         others = [machine for machine in peers if machine.name != self._me]
         if not others:
             return
@@ -140,12 +145,24 @@ class Fetcher:
                 mesh=self._mesh,
                 others=others,
                 me=self._here(peers),
-                cores=self._cores(),
+                cores=cores,
                 limits=self._limits,
                 rests=self._rests,
                 left=self._leave,
             ),
         )
+
+    async def replicate_version(self, version: Version, known: Collection[str] = ()) -> None:
+        """Make a version safe before its record is written; `known` blobs are so already.
+
+        Its static files may have been uploaded to another machine: they are fetched first."""
+        if not any(machine.name != self._me for machine in self._look()[0]):
+            return
+        fresh = [digest for digest in named_blobs(version) if digest not in known]
+        if version.assets is not None and version.assets.manifest in fresh:
+            await self.ensure_version(version)
+            fresh += [asset.digest for asset in await self.manifest(version)]
+        await self.replicate(fresh)
 
     async def manifest(self, version: Version) -> list[Asset]:
         """Return a version's static files; its manifest is here."""
@@ -157,6 +174,13 @@ class Fetcher:
 
     def _absent(self, digests: Iterable[str]) -> list[str]:
         return [digest for digest in digests if not self._blobs.touch(digest)]
+
+    def _look(self) -> tuple[Sequence[Machine], Collection[str]]:
+        """Return all machines and the names of the core, as of late."""
+        now = anyio.current_time()
+        if now - self._looked[0] >= LOOK_S:
+            self._looked = (now, self._ask_peers(), self._ask_cores())
+        return self._looked[1:]
 
     def _here(self, peers: Iterable[Machine]) -> Machine:
         return next((m for m in peers if m.name == self._me), Machine(name=self._me))
@@ -236,7 +260,7 @@ class Fetcher:
     async def _pulled(self, machine: Machine, digest: str, draft: Draft, *, patient: bool) -> None:
         """Let one machine complete the draft; when that leads nowhere, begin it anew with this one
         alone: of bytes that came from several, nobody knows who lied."""
-        here = self._here(self._peers())
+        here = self._here(self._look()[0])
         within_ms = transfer.answer_ms(machine, here, self._limits, patient=patient)
         pull = partial(
             transfer.pull, self._mesh, machine, digest, draft, self._limits, within_ms=within_ms
@@ -257,8 +281,8 @@ class Fetcher:
 
     def _order(self, download: Download) -> list[Machine]:
         """Return whom to ask: who said it has it, then by nearness; who rests comes last."""
-        peers = self._peers()
-        ordered = likely_holders(peers, self._here(peers), download.digest, self._cores())
+        peers, cores = self._look()
+        ordered = likely_holders(peers, self._here(peers), download.digest, cores)
         if download.first is not None:
             first = download.first.name
             ordered.sort(key=lambda machine: machine.name != first)
@@ -308,6 +332,20 @@ class Fetcher:
             if not rest:
                 break
         return found
+
+
+def fetcher_of(
+    blobs: Blobs, mesh: Mesh, catalog: Callable[[], Catalog], me: str, limits: Limits
+) -> Fetcher:
+    """Return a Fetcher that knows the fleet from the records."""
+    return Fetcher(
+        blobs,
+        mesh,
+        peers=lambda: catalog().machines(),
+        me=me,
+        limits=limits,
+        cores=lambda: core_names(catalog().machines(), catalog().core()),
+    )
 
 
 def named_blobs(version: Version) -> list[str]:
