@@ -34,7 +34,7 @@ async def open_door(layout: Layout, app: ASGIApp) -> AsyncIterator[str]:
 
     async def answer(stream: TLSStream) -> None:
         async with stream:
-            name = name_in_der(stream.extra(TLSAttribute.peer_certificate_binary))
+            name = name_in_der(stream.extra(TLSAttribute.peer_certificate_binary) or b"")
             try:
                 await _one_request(stream, app, name)
             except (anyio.EndOfStream, anyio.BrokenResourceError, ssl.SSLError):
