@@ -91,11 +91,14 @@ async def post_deployment(request: Request) -> Response:
 async def _deploy(request: Request, document: Any, *, force: bool) -> Deployment:
     services, worker, found = worker_of(request)
     current = services.store.catalog().deployed(services.account, worker.name)
-    known = {one.id: one for one in found}
+    known = {one.id: one for one in found if one.id not in worker.let_go}
     wanted = read_deployment(document, known, current, worker=worker.name, force=force)
     now = iso(services.clock.now())
     rewritten = msgspec.structs.replace(
-        worker, modified_on=now, deployments_made=worker.deployments_made + 1
+        worker,
+        modified_on=now,
+        deployments_made=worker.deployments_made + 1,
+        held=tuple(split.version_id for split in wanted.splits),
     )
     made = deployment_of(services, rewritten, wanted.splits, wanted.annotations, now)
     await services.store.write([put(rewritten), put(made)])

@@ -1,5 +1,11 @@
-"""Routes, custom domains, schedules, and the zones that clients believe in."""
+"""Routes, custom domains, schedules, and the zones that clients believe in.
 
+Each worker's are a record of its own, so that two machines may give one pattern away at once. The
+log's order decides: whoever wrote later sees the earlier one when its own write shows, and takes its
+own back.
+"""
+
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,9 +23,9 @@ from kythera.deploy import triggers
 from kythera.deploy.documents import as_flag
 from kythera.deploy.refusals import invalid
 from kythera.model.catalog import Catalog
-from kythera.model.errors import Refusal
+from kythera.model.errors import Conflict, Refusal
 from kythera.model.names import is_hostname
-from kythera.model.records import Domains, Route, Routes
+from kythera.model.records import Domains, Record, Route, Routes
 from kythera.route.patterns import PatternError, parse_pattern
 
 DOMAIN_ABSENT = 100114
@@ -39,6 +45,18 @@ def _all_routes(catalog: Catalog, account: str) -> list[Routes]:
 
 def _all_domains(catalog: Catalog, account: str) -> list[Domains]:
     return [catalog.domains(account, w.name) for w in catalog.workers(account)]
+
+
+def _earlier(
+    services: Services,
+    mine: Record,
+    everybody: Callable[[Catalog, str], Sequence[Record]],
+) -> list[Record]:
+    """Return the records that the log has before the one that was just written."""
+    store = services.store
+    found = everybody(store.catalog(), services.account)
+    written = store.guard_of(mine.key())
+    return [each for each in found if 0 < store.guard_of(each.key()) < written]
 
 
 async def zones(request: Request) -> Response:
@@ -83,8 +101,15 @@ async def put_routes(request: Request) -> Response:
         others = _all_routes(catalog, services.account)
         triggers.refuse_taken_patterns(wanted, worker.name, others)
         current = catalog.routes(services.account, worker.name)
-        if current.routes != wanted:
-            await services.store.write([put(msgspec.structs.replace(current, routes=wanted))])
+        if current.routes == wanted:
+            return
+        await services.store.write([put(msgspec.structs.replace(current, routes=wanted))])
+        others = [o for o in _earlier(services, current, _all_routes) if isinstance(o, Routes)]
+        try:
+            triggers.refuse_taken_patterns(wanted, worker.name, others)
+        except Refusal:
+            await services.store.write([put(current)])
+            raise
 
     await services.store.settled("routes", change)
     return success([_route_view(route, worker.name) for route in wanted])
@@ -110,7 +135,15 @@ async def put_domains(request: Request) -> Response:
 
     async def change() -> None:
         worker_of(request)
+        before = services.store.catalog().domains(services.account, worker.name)
         await services.store.write(_moved(services, worker.name, wanted, take_over=take_over))
+        others = [o for o in _earlier(services, before, _all_domains) if isinstance(o, Domains)]
+        held = triggers.holders(wanted, worker.name, others)
+        if held and take_over:
+            raise Conflict("Another machine gave one of these hostnames away at the same time.")
+        if held:
+            await services.store.write([put(before)])
+            triggers.refuse_held(held)
 
     await services.store.settled("domains", partial(change))
     return success([triggers.domain_view(name, worker.name) for name in wanted])

@@ -199,12 +199,16 @@ def too_many(
     *,
     versions_kept_max: int,
     deployments_kept_max: int,
+    held: Collection[str] = (),
 ) -> list[str]:
     """Return the keys of records to let go, in the order in which that is safe.
 
-    Both lists are newest first. A deployment goes before the versions it names."""
-    held = {split.version_id for split in deployments[0].versions} if deployments else set()
-    spare = [v for v in versions[1:] if v.id not in held]
+    Both lists are newest first. A deployment goes before the versions it names; those in `held`
+    are about to be deployed and stay."""
+    kept = set(held)
+    if deployments:
+        kept |= {split.version_id for split in deployments[0].versions}
+    spare = [v for v in versions[1:] if v.id not in kept]
     surplus = max(0, len(versions) - versions_kept_max)
     gone_versions = spare[len(spare) - surplus :] if surplus else []
     gone = {version.id for version in gone_versions}

@@ -56,6 +56,12 @@ class Worker(Record, frozen=True, kw_only=True):
     versions_made: int = 0
     """Number of the newest version; numbers are never used twice."""
     deployments_made: int = 0
+    held: tuple[str, ...] = ()
+    """Ids of the versions that deployment number `deployments_made` names: written before it, so
+    that no machine lets go of them in between."""
+    let_go: tuple[str, ...] = ()
+    """Ids of versions that are being let go of: written before they end, so that no machine
+    deploys them in between."""
     hostname_enabled: bool = True
     """Whether `<worker>.<domain>` serves it (wrangler's `workers_dev`)."""
     previews_enabled: bool = False
