@@ -52,6 +52,15 @@ def position(reply: str) -> Position:
     return Position(seq=int(tokens[5 + shift]), delivery=int(tokens[6 + shift]))
 
 
+class Arrived(NamedTuple):
+    """A delivered message, whole."""
+
+    seq: int
+    subject: str
+    data: bytes
+    headers: dict[str, str]
+
+
 class Feed:
     """One consumer's deliveries, from `open` to `close`."""
 
@@ -94,19 +103,26 @@ class Feed:
         self._arrival.set()
 
     async def next_batch(self) -> list[Entry]:
+        """Return the entries of `next_messages`."""
+        return [
+            Entry(arrived.seq, arrived.subject.removeprefix(self._prefix), arrived.data or None)
+            for arrived in await self.next_messages()
+        ]
+
+    async def next_messages(self) -> list[Arrived]:
         """Wait for what comes next and return all that has arrived, up to a full batch.
 
         May be empty (heartbeats alone). Raises Broken or LinkLost."""
         if not self._arrived:
             await self._wait()
-        entries: list[Entry] = []
-        while self._arrived and len(entries) < BATCH_ENTRIES_MAX:
+        messages: list[Arrived] = []
+        while self._arrived and len(messages) < BATCH_ENTRIES_MAX:
             message = self._arrived.popleft()
             if message.headers and "Status" in message.headers:
                 await self._obey(message, message.headers)
             else:
-                entries.append(self._entry(message))
-        return entries
+                messages.append(self._checked(message))
+        return messages
 
     async def _wait(self) -> None:
         self._arrival = anyio.Event()
@@ -115,12 +131,12 @@ class Feed:
         if not self._arrived:
             raise Broken(f"not even a heartbeat for {self._silent_s_max} s")
 
-    def _entry(self, message: Msg) -> Entry:
+    def _checked(self, message: Msg) -> Arrived:
         seq, delivery = position(message.reply)
         if delivery != self._deliveries + 1 or seq <= self._seq:
             raise Broken(f"delivery {delivery} came after {self._deliveries}")
         self._deliveries, self._seq = delivery, seq
-        return Entry(seq, message.subject.removeprefix(self._prefix), message.data or None)
+        return Arrived(seq, message.subject, message.data, message.headers or {})
 
     async def _obey(self, message: Msg, headers: dict[str, str]) -> None:
         """Answer flow control once all before it was taken; compare heartbeats' counts."""

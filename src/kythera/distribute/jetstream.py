@@ -5,12 +5,10 @@ Promises what `log.Log` promises. A nats-server that stands alone checks an expe
 like a conflict; `append` then finds out whether the write was ours (see `_was_ours`).
 """
 
-import base64
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 import anyio
 import structlog
@@ -27,10 +25,10 @@ from kythera.distribute.stream import (
     STREAM,
     ApiRefusal,
     LogMoving,
-    ask_api,
+    ask_api_unless_gone,
     publish,
-    read_headers,
     refuse_moving,
+    stored_message,
     stream_state,
     use_stream,
 )
@@ -51,8 +49,6 @@ WRITTEN_NOW = 10_164
 """Somebody's write of this key is under way (and, standing alone, a wrong sequence)."""
 REPEATED_NOW = 10_158
 """The first attempt of this very write is under way."""
-NOT_FOUND = (10_037, 10_043, 10_057)
-"""No such message, by subject or by sequence."""
 NOBODYS_ID = "kythera.nobody"
 """A message id that no append has."""
 
@@ -192,7 +188,7 @@ class JetStreamLog:
         """Return a key's newest entry; None when it never was, or its end is forgotten."""
 
         async def ask(link: Link) -> Entry | None:
-            found = await _message(link, {"last_by_subj": PREFIX + key})
+            found = await stored_message(link, {"last_by_subj": PREFIX + key})
             return None if found is None else Entry(found.seq, key, found.data or None)
 
         return await self._asked(ask)
@@ -201,7 +197,7 @@ class JetStreamLog:
         """Return when an entry was written, by its server's clock (Unix seconds); None: gone."""
 
         async def ask(link: Link) -> float | None:
-            found = await _message(link, {"seq": seq})
+            found = await stored_message(link, {"seq": seq})
             return None if found is None else found.at
 
         return await self._asked(ask)
@@ -210,7 +206,9 @@ class JetStreamLog:
         """Forget one entry for good. No harm when it is gone already."""
 
         async def ask(link: Link) -> None:
-            await _unless_gone(link, f"STREAM.MSG.DELETE.{STREAM}", {"seq": seq, "no_erase": True})
+            await ask_api_unless_gone(
+                link, f"STREAM.MSG.DELETE.{STREAM}", {"seq": seq, "no_erase": True}
+            )
 
         await self._asked(ask)
 
@@ -317,8 +315,8 @@ async def _was_ours(link: Link, key: str, mark: str) -> int | None:
     acknowledged with the sequence of the first, anything else is refused and nothing is written.
     (Never ask a cluster so: nats-server 2.15 then stops acknowledging for good.)
     """
-    newest = await _message(link, {"last_by_subj": PREFIX + key})
-    if newest is not None and newest.mark == mark:
+    newest = await stored_message(link, {"last_by_subj": PREFIX + key})
+    if newest is not None and newest.headers.get(MESSAGE_ID) == mark:
         return newest.seq
     if link.clustered:
         return None
@@ -331,39 +329,9 @@ async def _was_ours(link: Link, key: str, mark: str) -> int | None:
         return None
 
 
-class _Stored(NamedTuple):
-    """A message as the stream holds it; `at` in Unix seconds, `mark` is its message id."""
-
-    seq: int
-    data: bytes
-    at: float
-    mark: str
-
-
-async def _message(link: Link, wanted: dict[str, object]) -> _Stored | None:
-    answer = await _unless_gone(link, f"STREAM.MSG.GET.{STREAM}", wanted)
-    if answer is None:
-        return None
-    found = answer["message"]
-    at = datetime.fromisoformat(found["time"]).timestamp()
-    headers = read_headers(base64.b64decode(found.get("hdrs", "")))
-    data = base64.b64decode(found.get("data", ""))
-    return _Stored(int(found["seq"]), data, at, headers.get(MESSAGE_ID, ""))
-
-
-async def _unless_gone(link: Link, what: str, body: dict[str, object]) -> dict[str, Any] | None:
-    """Ask the API; None when what it is about is not there."""
-    try:
-        return await ask_api(link, what, body)
-    except ApiRefusal as refusal:
-        if refusal.code not in NOT_FOUND:
-            raise
-        return None
-
-
 async def _tombstone_seq(link: Link, key: str) -> int | None:
     """Return the sequence of the key's tombstone (0: it never was), None when it has a value."""
-    newest = await _message(link, {"last_by_subj": PREFIX + key})
+    newest = await stored_message(link, {"last_by_subj": PREFIX + key})
     if newest is None:
         return 0
     return None if newest.data else newest.seq

@@ -7,7 +7,9 @@ stream no longer listens to the records' subjects), so that nobody who is connec
 copying is a mark that every client looks for when it connects, before it does anything.
 """
 
+import base64
 import json
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from nats.js.api import StorageType, StreamConfig, StreamInfo
@@ -28,9 +30,13 @@ DEDUPLICATION_S = 120.0
 CONSUMERS_MAX = 5_000
 """Followers of one log; a stream that does not say has 1,000."""
 MESSAGE_ID = "Nats-Msg-Id"
+FROM = "Kythera-From"
+"""On a record that was copied from an older epoch's stream: its sequence there."""
 API_MS = 2_000
 ATTEMPT_MS = 2_000
 STREAM_EXISTS_OTHERWISE = 10_058
+NOT_FOUND = (10_037, 10_043, 10_057)
+"""No such message, by subject or by sequence."""
 
 
 class LogMoving(StoreUnavailable):
@@ -111,21 +117,24 @@ async def use_stream(link: Link, limits: Limits) -> None:
     """Make a new connection fit to be used, or raise LogMoving.
 
     On a server that stands alone the stream is made when it is missing, and brought to the newest
-    settings. In a cluster only the move that brings the log there makes it."""
+    settings. In a cluster only the move that brings the log there makes it. A frozen stream may be
+    read: who has not seen yet where the log goes learns it there."""
     info = await _info(link)
     link.clustered = "cluster" in link.client._server_info
     if info is None and not link.clustered:
-        await _make(link, stream_config(limits))
+        await make_stream(link, stream_config(limits))
         return
-    if info is None or not state_of(info).open:
-        raise LogMoving("The log is moving to other servers.", remedy="It takes a few seconds.")
-    if not link.clustered and info.config.max_msg_size != stream_config(limits).max_msg_size:
+    state = None if info is None else state_of(info)
+    if info is None or state is None or not (state.open or state.frozen):
+        raise LogMoving("The log is moving to this server.", remedy="It takes a few seconds.")
+    wanted = stream_config(limits)
+    if not link.clustered and state.open and info.config.max_msg_size != wanted.max_msg_size:
         # Only then: an update also names the subjects, and would open what a move froze meanwhile.
-        await _make(link, stream_config(limits))
+        await change_stream(link, wanted)
 
 
-async def _make(link: Link, config: StreamConfig) -> None:
-    """Make the stream, or bring an older one to these settings."""
+async def make_stream(link: Link, config: StreamConfig) -> None:
+    """Make the stream. No harm when it is there already, whatever its settings."""
     with link.guard():
         manager = link.client.jetstream(timeout=API_MS / 1000)
         try:
@@ -133,9 +142,18 @@ async def _make(link: Link, config: StreamConfig) -> None:
         except BadRequestError as error:
             if error.err_code != STREAM_EXISTS_OTHERWISE:
                 raise
-            await manager.update_stream(config)
         except APIError as error:
             raise StoreUnavailable(f"The log's stream cannot be made: {error}.") from error
+
+
+async def change_stream(link: Link, config: StreamConfig) -> None:
+    """Give the stream other settings."""
+    with link.guard():
+        manager = link.client.jetstream(timeout=API_MS / 1000)
+        try:
+            await manager.update_stream(config)
+        except APIError as error:
+            raise StoreUnavailable(f"The log's stream cannot be changed: {error}.") from error
 
 
 def read_headers(text: bytes) -> dict[str, str]:
@@ -162,6 +180,41 @@ async def ask_api(link: Link, what: str, body: dict[str, object]) -> dict[str, A
     if "error" in answer:
         raise ApiRefusal(answer["error"])
     return answer
+
+
+async def ask_api_unless_gone(
+    link: Link, what: str, body: dict[str, object]
+) -> dict[str, Any] | None:
+    """Ask the API; None when what it is about is not there."""
+    try:
+        return await ask_api(link, what, body)
+    except ApiRefusal as refusal:
+        if refusal.code not in NOT_FOUND:
+            raise
+        return None
+
+
+class Stored(NamedTuple):
+    """A message as the stream holds it; `at` in Unix seconds."""
+
+    seq: int
+    data: bytes
+    at: float
+    headers: dict[str, str]
+
+
+async def stored_message(link: Link, wanted: dict[str, object]) -> Stored | None:
+    """Return one message (`last_by_subj`, `seq`, or `seq` with `next_by_subj`); None: there is none."""
+    answer = await ask_api_unless_gone(link, f"STREAM.MSG.GET.{STREAM}", wanted)
+    if answer is None:
+        return None
+    found = answer["message"]
+    return Stored(
+        seq=int(found["seq"]),
+        data=base64.b64decode(found.get("data", "")),
+        at=datetime.fromisoformat(found["time"]).timestamp(),
+        headers=read_headers(base64.b64decode(found.get("hdrs", ""))),
+    )
 
 
 async def publish(link: Link, subject: str, body: bytes, headers: dict[str, str]) -> int:
