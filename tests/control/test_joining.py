@@ -246,7 +246,7 @@ async def ask_health(fleet: Machines, invitation: Invitation) -> None:
     """Ask with a token's certificate."""
     layout = fleet["b"].services.fleet.layout
     assert layout is not None
-    with memfd_path(invitation.ca) as ca, memfd_path(invitation.credentials) as own:
+    with memfd_path(invitation.ca_pem) as ca, memfd_path(invitation.credentials) as own:
         async with MeshClient(layout, LIMITS, lambda peer: context_of(ca, own, peer)) as client:
             await client.request("a", _mesh(fleet), "GET", "/health")
 
@@ -258,7 +258,7 @@ async def test_a_tokens_certificate_cannot_answer_for_a_machine(
     invitation = await invited(fleet)
     false = Layout(tmp_path / "false")
     false.fleet.mkdir(parents=True)
-    write_private(false.ca_certificate, invitation.ca)
+    write_private(false.ca_certificate, invitation.ca_pem)
     write_private(false.machine_certificate, invitation.credentials)
     here = fleet["b"].services.fleet.layout
     assert here is not None
@@ -315,7 +315,7 @@ async def test_a_token_and_anothers_certificate_do_not_go_together(fleet: Machin
     layout = fleet["b"].services.fleet.layout
     assert layout is not None
     body = msgspec.json.encode(request_of(other, "c"))
-    with memfd_path(one.ca) as ca, memfd_path(one.credentials) as own:
+    with memfd_path(one.ca_pem) as ca, memfd_path(one.credentials) as own:
         async with MeshClient(layout, LIMITS, lambda peer: context_of(ca, own, peer)) as client:
             answer = await client.request("a", _mesh(fleet), "POST", "/join", content=body)
     assert answer.status_code == 403

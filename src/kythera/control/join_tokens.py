@@ -29,7 +29,7 @@ from kythera.control.peer_answers import (
 from kythera.control.services import Services, services_of
 from kythera.control.store import end, put
 from kythera.distribute.admission import core_peers, expired, seconds_of
-from kythera.distribute.authority import fingerprint, issue_joiner, make_key
+from kythera.distribute.authority import der_of, fingerprint, issue_joiner, make_key, number_of_key
 from kythera.distribute.invitation import Invitation, digest, encode
 from kythera.ground.clock import iso
 from kythera.ground.sockets import parse_address
@@ -41,8 +41,8 @@ from kythera.model.records import Token
 ID_DIGITS = 12
 KEPT_S = 86_400.0
 """A token is listed this long after its end; then its record goes with the next one made."""
-TOKEN_ABSENT = 10056
-BAD_LIFE = 10021
+TOKEN_ABSENT = 10312
+BAD_LIFE = 10313
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
@@ -98,9 +98,10 @@ def _invitation(services: Services, now: float, life_s: float) -> Invitation:
         secret=services.chance.token(),
         expires_at=int(now + life_s),
         fingerprint=fingerprint(ca),
-        ca=ca,
+        ca=der_of(ca),
         peers=peers,
-        credentials=certificate + key,
+        certificate=der_of(certificate),
+        key=number_of_key(key),
     )
 
 

@@ -22,8 +22,8 @@ from kythera.distribute.admission import is_core
 from kythera.model.errors import Refusal
 from kythera.model.records import Machine
 
-MACHINE_ABSENT = 10056
-BAD_CHANGE = 10021
+MACHINE_ABSENT = 10310
+BAD_CHANGE = 10311
 STATES = ("active", "draining")
 LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,62})")
 LABEL_TEXT_MAX = 255

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from kythera.control.bodies import read_body
 from kythera.control.envelope import UNAVAILABLE
 from kythera.control.services import Services, services_of
-from kythera.distribute.admission import core_peers
+from kythera.distribute.admission import CODE, core_peers
 from kythera.distribute.invitation import Told
 from kythera.distribute.join import read_answer
 from kythera.distribute.mesh import PeerUnreachable
@@ -71,14 +71,14 @@ async def question(request: Request, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise Refusal(10021, f"The question cannot be read: {error}.") from None
+        raise Refusal(CODE, f"The question cannot be read: {error}.") from None
 
 
 def member_of(request: Request) -> str:
     """Return the name of the machine that asks. Raises Refusal unless the fleet knows it."""
     name = peer_of(request)
     if services_of(request).store.catalog().machine(name) is None:
-        raise Refusal(10000, f"{name[:80]!r} is no machine of this fleet.", status=403)
+        raise Refusal(CODE, f"{name[:80]!r} is no machine of this fleet.", status=403)
     return name
 
 

@@ -24,6 +24,7 @@ from kythera.control.peer_answers import (
 from kythera.control.services import Services, services_of
 from kythera.control.store import Change, put
 from kythera.distribute.admission import (
+    CODE,
     Refused,
     core_peers,
     is_core,
@@ -132,7 +133,7 @@ async def authority(request: Request) -> Response:
     services = services_of(request)
     name = member_of(request)
     if not is_core(services.store.catalog(), name):
-        raise Refusal(10000, f"{name!r} is not a core machine.", status=403)
+        raise Refusal(CODE, f"{name!r} is not a core machine.", status=403)
     layout = layout_of(services)
     if not layout.ca_key.exists():
         raise StoreUnavailable(f"{services.platform.machine!r} does not hold the authority.")

@@ -16,7 +16,7 @@ from kythera.model.errors import KytheraError, Refusal
 from kythera.model.membership import Peer
 from kythera.model.records import Machine, Token
 
-CODE = 10000
+CODE = 10314
 LABEL_CHARACTERS_MAX = 64
 
 

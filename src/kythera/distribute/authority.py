@@ -34,6 +34,7 @@ JOINER = "join-"
 """How the name in a token's certificate begins; no machine's name may."""
 EARLY_S = 86_400
 """A certificate is valid from this long before it was made: clocks differ."""
+KEY_BYTES = 32
 AUTHORITY_LIFE_S = 30 * 365 * 86_400
 
 
@@ -108,6 +109,26 @@ def issue_joiner(
     ca = _Signer(ca_cert_pem, ca_key_pem)
     public_key = _key(key_pem).public_key()
     return _leaf(ca, name, public_key, [machine_host(name)], usages, now=now, life_s=life_s)
+
+
+def der_of(pem: bytes) -> bytes:
+    """Return the first certificate of a PEM file as DER."""
+    return _certificate(pem).public_bytes(serialization.Encoding.DER)
+
+
+def pem_of(der: bytes) -> bytes:
+    """Return a certificate as PEM. Raises ValueError when it is none."""
+    return _pem(x509.load_der_x509_certificate(der))
+
+
+def number_of_key(key_pem: bytes) -> bytes:
+    """Return the number that a key is, KEY_BYTES long."""
+    return _key(key_pem).private_numbers().private_value.to_bytes(KEY_BYTES, "big")
+
+
+def key_of_number(number: bytes) -> bytes:
+    """Return a key (PEM) from its number. Raises ValueError when it is none."""
+    return _key_pem(ec.derive_private_key(int.from_bytes(number, "big"), ec.SECP256R1()))
 
 
 def name_in(pem: bytes) -> str:

@@ -13,7 +13,7 @@ import hmac
 import msgspec
 from msgspec import Struct
 
-from kythera.distribute.authority import fingerprint
+from kythera.distribute.authority import KEY_BYTES, fingerprint, key_of_number, pem_of
 from kythera.ground.sockets import parse_address
 from kythera.model.errors import KytheraError, SetupError
 from kythera.model.membership import Peer
@@ -33,11 +33,23 @@ class Invitation(Struct, frozen=True, kw_only=True, array_like=True):
     """Unix seconds."""
     fingerprint: str
     ca: bytes
-    """The authority's certificate (PEM)."""
+    """The authority's certificate (DER: the line shall be short)."""
     peers: tuple[Peer, ...]
     """Core machines, and where they are reached."""
-    credentials: bytes
-    """A short-lived certificate and its key (PEM): with it one may ask to join."""
+    certificate: bytes
+    """A short-lived certificate (DER): with it one may ask to join."""
+    key: bytes
+    """Its key (32 bytes)."""
+
+    @property
+    def ca_pem(self) -> bytes:
+        """The authority's certificate (PEM)."""
+        return pem_of(self.ca)
+
+    @property
+    def credentials(self) -> bytes:
+        """Certificate and key (PEM), as TLS reads them."""
+        return pem_of(self.certificate) + key_of_number(self.key)
 
 
 class JoinRequest(Struct, frozen=True, kw_only=True):
@@ -125,7 +137,8 @@ def decode(line: str) -> Invitation:
     try:
         packed = _unpacked(text.removeprefix(PREFIX))
         found = msgspec.msgpack.decode(packed, type=Invitation)
-        whole = fingerprint(found.ca) == found.fingerprint
+        whole = fingerprint(found.ca_pem) == found.fingerprint
+        whole = whole and len(found.key) == KEY_BYTES
         for peer in found.peers:
             parse_address(peer.mesh)
     except (binascii.Error, msgspec.MsgspecError, ValueError, KytheraError):

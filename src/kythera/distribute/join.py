@@ -31,7 +31,7 @@ from kythera.distribute.invitation import (
 from kythera.distribute.mesh import MeshClient, PeerNotTrusted, PeerUnreachable, context_of
 from kythera.ground.files import memfd_path, write_atomically, write_private
 from kythera.ground.layout import Layout
-from kythera.model.errors import KytheraError, SetupError
+from kythera.model.errors import Refusal, SetupError
 from kythera.model.limits import Limits
 from kythera.model.membership import Membership
 from kythera.model.platform import Platform
@@ -107,7 +107,7 @@ def _pending_key(layout: Layout) -> bytes:
 async def _ask(
     layout: Layout, invitation: Invitation, request: JoinRequest, limits: Limits, say: Say
 ) -> JoinAnswer:
-    with memfd_path(invitation.ca) as ca, memfd_path(invitation.credentials) as credentials:
+    with memfd_path(invitation.ca_pem) as ca, memfd_path(invitation.credentials) as credentials:
         client = MeshClient(layout, limits, lambda peer: context_of(ca, credentials, peer))
         async with client:
             failures: list[PeerUnreachable] = []
@@ -129,7 +129,7 @@ def _encoded(message: Any) -> bytes:
 
 
 def read_answer(response: httpx.Response, kind: type[T]) -> T:
-    """Read another machine's answer. Raises KytheraError with its reason when it says no, and
+    """Read another machine's answer. Raises Refusal with its reason when it says no, and
     PeerUnreachable when it cannot answer now."""
     if response.status_code in (502, 503, 504):
         told = _told(response)
@@ -138,7 +138,7 @@ def read_answer(response: httpx.Response, kind: type[T]) -> T:
         with suppress(msgspec.MsgspecError):
             return msgspec.json.decode(response.content, type=kind)
     told = _told(response)
-    raise KytheraError(told.message, remedy=told.remedy)
+    raise Refusal(told.code, told.message, status=told.status, remedy=told.remedy)
 
 
 def _told(response: httpx.Response) -> Told:
