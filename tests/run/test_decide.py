@@ -102,6 +102,24 @@ def test_the_first_visitor_starts_one_process_and_the_next_ones_none() -> None:
     assert bench.visit(name("v1")) == []
 
 
+def test_a_process_is_awaited_from_its_order_until_it_starts_or_is_given_up() -> None:
+    """What it is made of may take a while to come; meanwhile it may be wanted no more."""
+    bench = Bench()
+    cell = name("v1")
+    bench.deploy(v1=100)
+    bench.opened(cell)
+    assert not bench.cells.is_awaited(process(cell))
+    bench.visit(cell)
+    assert bench.cells.is_awaited(process(cell))
+    bench.after(LIMITS.start_ms / 1000)
+    assert not bench.cells.is_awaited(process(cell))
+    bench.exited(cell)
+    bench.visit(cell)
+    bench.after(1)
+    bench.ready(cell, 2)
+    assert not bench.cells.is_awaited(process(cell, 2))
+
+
 def test_a_new_version_takes_over_only_when_its_process_is_ready() -> None:
     """Under use a deploy is a swap: start, move, confirm, settle, stop, close."""
     bench = serving()

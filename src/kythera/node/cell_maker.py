@@ -6,16 +6,15 @@ damaged.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import msgspec
 
 from kythera.deploy.seal import Sealer
 from kythera.distribute.blobs import Blobs
+from kythera.distribute.fetch import read_manifest
 from kythera.ground.layout import Layout
 from kythera.model.platform import Platform
-from kythera.model.records import Asset, Version
+from kythera.model.records import Version
 from kythera.run.assets import materialise
 from kythera.run.cell import CellName
 from kythera.run.config import CellSettings, cell_config
@@ -41,6 +40,8 @@ class CellMaker:
     blobs: Blobs
     sealer: Sealer
     ca_available: bool
+    _trees: dict[str, Path] = field(default_factory=dict)
+    """Of manifests whose trees were laid out since this agent started."""
 
     def argv(self, cell: CellName) -> list[str]:
         """Return workerd's command line, with the keeper's placeholders for descriptors."""
@@ -73,7 +74,21 @@ class CellMaker:
         )
 
     def _assets(self, version: Version) -> Path | None:
+        return self.laid_out(version) or self.lay_out(version)
+
+    def laid_out(self, version: Version) -> Path | None:
+        """Return the folder of a version's static files, if it was laid out before."""
+        tree = self._trees.get(version.assets.manifest) if version.assets is not None else None
+        return tree if tree is not None and tree.is_dir() else None
+
+    def lay_out(self, version: Version) -> Path | None:
+        """Lay a version's static files out, which takes a while for many of them; None without any.
+        Safe to call in a thread. Raises KytheraError when blobs are missing."""
         if version.assets is None:
             return None
-        manifest = msgspec.json.decode(self.blobs.read(version.assets.manifest), type=list[Asset])
-        return materialise(manifest, self.blobs.path, self.layout.asset_trees)
+        digest = version.assets.manifest
+        tree = materialise(
+            read_manifest(self.blobs, digest), self.blobs.path, self.layout.asset_trees
+        )
+        self._trees[digest] = tree
+        return tree

@@ -7,7 +7,7 @@ delays a cold start.
 """
 
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 
 import anyio
@@ -19,6 +19,7 @@ from kythera.ground.meters import cpu_seconds
 from kythera.ground.readiness import Readiness
 from kythera.model.catalog import Catalog
 from kythera.model.errors import KytheraError
+from kythera.model.records import Version
 from kythera.model.traffic import Traffic
 from kythera.node.cell_maker import CellMaker
 from kythera.node.keeper_client import Exited, KeeperClient, Ready
@@ -70,6 +71,8 @@ class Mind:
         self.tasks = tasks
         self.readiness = Readiness()
         self.traffic_changed = anyio.Event()
+        self.prepare: Callable[[Version], Awaitable[None]] = _all_here
+        """Waits, but not for ever, until what a version is made of is on this machine."""
         self.started: Callable[[str], None] = lambda _: None
         """Told the name of each process that was started (its output wants reading)."""
         self._opening = 0
@@ -136,6 +139,15 @@ class Mind:
         """Return where requests shall go now, and which workers to refuse at the door."""
         return self.cells.traffic(), self.cells.failing(self.clock.monotonic())
 
+    def traffic_due(self) -> None:
+        """Have the front door look at the plan again."""
+        self.traffic_changed.set()
+
+    def hurry(self, draining: bool) -> None:
+        """While the machine drains, cells stop as soon as nobody asks for them."""
+        limits = self.cells.limits
+        self.cells.idle_stop_s = limits.settle_ms / 1000 if draining else limits.idle_stop_s
+
     def is_watched(self) -> bool:
         """Tell whether any worker has an observed cell, which time alone may end."""
         workers = self.cells.workers.values()
@@ -190,6 +202,10 @@ class Mind:
         try:
             if version is None:
                 raise KytheraError(f"version {cell.version_id} of {cell.worker} has no record.")
+            await self.prepare(version)
+            if not self.cells.is_awaited(process):
+                self._obey(self.cells.process_exited(process, self.clock.monotonic()))
+                return
             held = await self.keeper.spawn(
                 process,
                 self.maker.argv(cell),
@@ -212,3 +228,7 @@ class Mind:
             refused = await answer_waiting(listener, CANNOT_START)
             self._journal.error("requests_refused", cell=cell.socket, count=refused)
         self._obey(self.cells.refused(cell, self.clock.monotonic()))
+
+
+async def _all_here(version: Version) -> None:
+    """Of a machine without others: what is not here is nowhere."""

@@ -51,6 +51,7 @@ class WorkerCells:
         self.folder = folder
         self.limits = limits
         self.processes_max = limits.processes_per_cell_max or cores
+        self.idle_stop_s = limits.idle_stop_s
         self.target: dict[str, Want] = {}
         self.cells: dict[str, Cell] = {}
         """By HAProxy server name."""
@@ -209,7 +210,7 @@ class WorkerCells:
 
     def _stop_when_idle(self, cell: Cell, now: float) -> None:
         live = cell.live()
-        idle = now - cell.last_used >= self.limits.idle_stop_s and not cell.current
+        idle = now - cell.last_used >= self.idle_stop_s and not cell.current
         if live and idle and not cell.waiting and all(p.state == "ready" for p in live):
             for process in live:
                 self._terminate(process, now)
@@ -282,6 +283,14 @@ class WorkerCells:
             )
         )
 
+    def served(self) -> int:
+        """Return how many requests this worker's cells here were ever given."""
+        totals: dict[str, int] = {}
+        for cell in self.cells.values():
+            version = cell.name.version_id
+            totals[version] = max(totals.get(version, 0), cell.requests_past + cell.requests)
+        return sum(totals.values())
+
     def failing(self, now: float) -> str:
         """Say why requests had better be refused at the door, or nothing."""
         cells = [self.cells[share.server] for share in self.decided if share.server in self.cells]
@@ -302,6 +311,8 @@ class Cells:
         self.folder = folder
         self.limits = limits
         self.cores = cores
+        self.idle_stop_s = limits.idle_stop_s
+        """Shorter while the machine is being drained."""
         self.workers: dict[WorkerKey, WorkerCells] = {}
         self.revision = 0
         """Grows whenever `traffic` or `failing` would answer something else."""
@@ -380,6 +391,11 @@ class Cells:
         cell.refusing = False
         return self._settle(self._worker(name.worker_key), now)
 
+    def is_awaited(self, process_name: str) -> bool:
+        """Tell whether a process that was ordered is still to be started."""
+        _, process = self._process(process_name)
+        return process is not None and process.state == "starting" and not process.killed
+
     def process_started(self, process_name: str, pid: int) -> None:
         """The keeper has forked."""
         cell, process = self._process(process_name)
@@ -436,6 +452,7 @@ class Cells:
         """Time has passed."""
         orders: list[Order] = []
         for worker in list(self.workers.values()):
+            worker.idle_stop_s = self.idle_stop_s
             if worker.restless():
                 orders += self._settle(worker, now)
         return orders
