@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from kythera.control.freshness import RETRY_S
-from kythera.control.store import put, replaced
+from kythera.control.store import end, put, replaced
 from kythera.model.errors import StoreUnavailable
 from kythera.model.records import Heartbeat
 from tests.control.fleets import Machines, Member, machines
@@ -110,18 +110,23 @@ async def test_a_machine_alone_never_asks_the_log_for_a_read(world: World) -> No
         assert (await world.call("GET", "scripts")).json()["messages"] == []
 
 
-async def test_a_machine_whose_copy_is_not_whole_does_not_pretend(fleet: Machines) -> None:
+async def test_a_machine_that_is_not_whole_or_was_removed_does_not_pretend(fleet: Machines) -> None:
     """It would deny workers that are there."""
     await fleet["a"].deploy("one")
     b = fleet["b"]
-    b.copy.stopped_at = 0
+    b.copy.whole = False
     object.__setattr__(b.services.fleet, "joined", True)
     response = await b.call("GET", "scripts/one/versions")
     assert response.status_code == 503
     assert "not whole yet" in response.json()["errors"][0]["message"]
     assert (await b.call("GET", "/client/v4/user")).status_code == 200
-    b.copy.stopped_at = None
+    b.copy.whole = True
     assert (await b.call("GET", "scripts/one/versions")).status_code == 200
+    store = fleet["a"].services.store
+    store.catalog()
+    await store.write([end("machine.b")])
+    response = await b.call("GET", "scripts/one/versions")
+    assert "it was removed" in response.json()["errors"][0]["message"]
 
 
 async def test_two_machines_that_write_at_once_both_get_their_numbers(fleet: Machines) -> None:

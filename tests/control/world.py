@@ -62,6 +62,11 @@ class MemoryCopy:
         self.log = log
         self.stopped_at: int | None = None
         self.absent = False
+        self.whole = True
+
+    def is_whole(self) -> bool:
+        """Tell whether it has once had everything."""
+        return self.whole
 
     def applied_seq(self) -> int:
         """Return the newest sequence shown."""

@@ -76,12 +76,8 @@ class Gate:
         note = await services.fleet.freshness.wait(
             services.store, services.platform.limits, services.clock
         )
-        if joined and services.store.catalog().machine(services.me) is None:
-            raise StoreUnavailable(
-                "This machine's copy of the records is not whole yet, or the machine was removed"
-                " from its fleet.",
-                remedy="Ask another machine; `kythera status` shows how far this one is.",
-            )
+        if joined:
+            _refuse_unless_member(services)
         if note:
             notes.set(((STALE, note),))
 
@@ -117,6 +113,20 @@ class Gate:
         )
         text = "Something unexpected happened; the platform's journal has the details."
         return failure([(INTERNAL, text)], 500)
+
+
+def _refuse_unless_member(services: Services) -> None:
+    """Refuse to deny what is there: a copy that is not whole yet, or no longer follows."""
+    if not services.store.is_whole():
+        raise StoreUnavailable(
+            "This machine's copy of the records is not whole yet.",
+            remedy="Ask another machine; `kythera status` shows how far this one is.",
+        )
+    if services.store.catalog().machine(services.me) is None:
+        raise StoreUnavailable(
+            "This machine is no longer in its fleet: it was removed.",
+            remedy="Ask another machine; or let this one join anew with an empty state folder.",
+        )
 
 
 def presented_token(headers: Headers) -> str | None:

@@ -33,6 +33,10 @@ class Copied(Protocol):
         """Return the newest sequence that the copy shows."""
         ...
 
+    def is_whole(self) -> bool:
+        """Tell whether the copy has once had everything."""
+        ...
+
     def changes_since(self, generation: int, seq: int) -> Changes:
         """Return what was missed: newest value of each key, tombstones included."""
         ...
@@ -137,6 +141,10 @@ class Store:
     def applied_seq(self) -> int:
         """Return the newest sequence that this machine's copy shows."""
         return self._copy.applied_seq()
+
+    def is_whole(self) -> bool:
+        """Tell whether this machine's copy has once had everything: what it lacks is not there."""
+        return self._copy.is_whole()
 
     async def newest(self) -> int:
         """Return the newest sequence of the log. Raises StoreUnavailable when it is away."""
