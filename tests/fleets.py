@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -190,10 +190,15 @@ def _machine(folder: Path, told: dict[str, Any], account_id: str) -> FleetMachin
 
 
 @contextmanager
-def running_fleet(machines: int, sites: int, *options: str) -> Iterator[RunningFleet]:
+def running_fleet(
+    machines: int, sites: int, *options: str, folder: Path | None = None
+) -> Iterator[RunningFleet]:
     """Run a fleet for the length of a `with` block; `options` are `kythera fleet up`'s."""
-    with tempfile.TemporaryDirectory(prefix="kythera-fleet-") as folder:
-        fleet = start_fleet(Path(folder) / "fleet", machines, sites, *options)
+    with ExitStack() as stack:
+        if folder is None:
+            made = stack.enter_context(tempfile.TemporaryDirectory(prefix="kythera-fleet-"))
+            folder = Path(made) / "fleet"
+        fleet = start_fleet(folder, machines, sites, *options)
         try:
             yield fleet
         except BaseException:
