@@ -158,7 +158,7 @@ def _unreachable(
     """Turn what may go wrong on the way into a sentence about the machine."""
     try:
         yield
-    except (expected, anyio.BrokenResourceError, anyio.EndOfStream) as error:
+    except (expected, httpx.InvalidURL, anyio.BrokenResourceError, anyio.EndOfStream) as error:
         reason, kind = _reason(error)
         raise kind(f"the machine {peer!r} at {address} cannot be reached: {reason}.") from error
 
