@@ -66,6 +66,9 @@ class FakeApi:
     missing_assets: list[list[str]] = field(default_factory=list)
     refusals: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     tail_url: str = ""
+    fleet: dict[str, Any] | None = None
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    """Said beside each result."""
 
     def asked(self, method: str, ending: str) -> Call:
         """Return the one call with this method whose path ends so."""
@@ -80,7 +83,8 @@ class FakeApi:
         refusal = self.refusals.get(f"{call.method} {call.path}")
         if refusal:
             return refused(*refusal)
-        return 200, {"success": True, "errors": [], "messages": [], "result": self.result(call)}
+        result = self.result(call)
+        return 200, {"success": True, "errors": [], "messages": self.messages, "result": result}
 
     def result(self, call: Call) -> Any:
         """Return what the API answers when it says yes."""
@@ -97,6 +101,8 @@ class FakeApi:
             return {"deployments": self.deployments}
         if call.method == "GET" and kind == "secrets":
             return [{"name": name, "type": "secret_text"} for name in self.secrets]
+        if call.path == "/kythera/status":
+            return self.fleet
         if kind == "tails":
             return {"id": "t1", "url": self.tail_url, "expires_at": "2026-11-23T04:00:00Z"}
         if call.method == "PUT" and "/scripts/" in call.path:

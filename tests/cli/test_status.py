@@ -12,6 +12,7 @@ from kythera.cli.status_text import text
 from kythera.ground.layout import Layout
 from kythera.node.up_options import LOCK_NAME
 from tests.cli.conftest import Run
+from tests.cli.fake_api import FakeApi
 
 CELL: dict[str, Any] = {
     "machine": "here",
@@ -83,6 +84,40 @@ def test_the_agents_document_is_passed_on_as_it_came(run: Run, layout: Layout) -
         thread.join()
     assert ran.code == 0, ran.err
     assert json.loads(ran.out) == STATUS
+
+
+def test_the_fleets_status_comes_from_the_api(run: Run, api: FakeApi) -> None:
+    """Whatever its agent does; and what the API says beside it is told."""
+    other = {**STATUS["machines"][0], "name": "there", "state": "unreachable", "why": "cut"}
+    api.fleet = {**STATUS, "machines": [*STATUS["machines"], other]}
+    api.messages = [{"code": 1, "message": "The copy is old."}]
+    ran = run("status")
+    assert ran.code == 0, ran.err
+    assert "there is unreachable since ?: cut" in ran.out
+    assert ran.err == "Note: The copy is old.\n"
+    assert json.loads(run("status", "--json").out) == api.fleet
+
+
+def test_this_machine_alone_is_shown_when_the_api_does_not_answer(
+    run: Run, api: FakeApi, layout: Layout
+) -> None:
+    """And that is said, on stderr."""
+    api.refusals["GET /kythera/status"] = (503, 10013, "The API is busy.")
+    with keeping(layout), socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(layout.status_socket))
+        listening.listen()
+
+        def answer_once() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.sendall(json.dumps(STATUS).encode())
+
+        thread = threading.Thread(target=answer_once)
+        thread.start()
+        ran = run("status")
+        thread.join()
+    assert ran.out == GOLDEN
+    assert "The API is busy.): this is this machine alone." in ran.err
 
 
 def test_a_platform_whose_agent_does_not_answer_is_not_called_down(
