@@ -103,6 +103,8 @@ def next_step(facts: Facts) -> Step:
         if missing:
             return Wait(f"for the new servers of {', '.join(missing)}")
         return Freeze() if facts.led else Wait("for the new servers to agree on a leader")
+    if not facts.old.frozen:
+        return Wait("the servers that hold the log do not hold all of it yet")
     if not facts.led or len(missing) > len(core.wanted) // 2:
         return Wait("for most of the new servers")
     if facts.new is None:
