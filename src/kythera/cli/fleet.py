@@ -123,8 +123,16 @@ def hang(here: Here, machine: str) -> None:
 @fleet.command()
 @click.argument("machine")
 @with_fleet
+def stop(here: Here, machine: str) -> None:
+    """End a machine in order, as Ctrl-C would."""
+    _tell(here, do="stop", a=machine)
+
+
+@fleet.command()
+@click.argument("machine")
+@with_fleet
 def revive(here: Here, machine: str) -> None:
-    """Let a hung machine go on; start a dead one again."""
+    """Let a hung machine go on; start one that is down. Without its folder, it joins anew."""
     _tell(here, do="revive", a=machine)
 
 

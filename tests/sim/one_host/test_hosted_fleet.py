@@ -1,6 +1,7 @@
 """A fleet on one computer, with machines that serve nothing: order, faults, what is left."""
 
 import json
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -113,6 +114,20 @@ async def test_a_killed_machine_is_down_and_a_revived_one_needs_no_token(tmp_pat
         await fleet.obey(Order(do="revive", a="m2"))
         assert fleet.machines["m2"].pid not in (0, before)
         assert json.loads((tmp_path / "m2" / "seen.json").read_text())["token"] == ""
+        await fleet.stop(lambda _text: None)
+
+
+async def test_a_machine_that_lost_its_folder_joins_anew(tmp_path: Path) -> None:
+    """Goal: a machine replaced by an empty one. Method: stop, empty the folder, revive."""
+    async with fleet_in(tmp_path) as fleet:
+        await fleet.start(lambda _text: None)
+        await fleet.obey(Order(do="stop", a="m1"))
+        assert (tmp_path / "ended").read_text().split() == ["m1"], "stopped in order"
+        shutil.rmtree(tmp_path / "m1")
+        await fleet.obey(Order(do="revive", a="m1"))
+        seen = json.loads((tmp_path / "m1" / "seen.json").read_text())
+        assert seen["token"] == "token-of-m2", "whoever lives is asked for a token"
+        assert sorted(seen["links"]) == ["m2", "m3"]
         await fleet.stop(lambda _text: None)
 
 

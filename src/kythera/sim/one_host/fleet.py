@@ -24,7 +24,7 @@ from kythera.model.errors import KytheraError, SetupError
 from kythera.sim.one_host import orders
 from kythera.sim.one_host.machine import Argv, HostedMachine
 from kythera.sim.one_host.orders import Order
-from kythera.sim.one_host.plan import DOWN, FLEET_FILE, HUNG, FleetFile, MachinePlan
+from kythera.sim.one_host.plan import DOWN, FLEET_FILE, HUNG, UP, FleetFile, MachinePlan
 
 COMMAND_S_MAX = 60.0
 PROMOTE_TRIES = 3
@@ -115,13 +115,24 @@ class HostedFleet:
         write_atomically(plan.layout.links, json.dumps(self._relay.addresses(name)).encode())
 
     async def _join(self, one: HostedMachine, note: Note) -> None:
+        """Start a machine; one that is of no fleet yet, or lost its folder, joins with a token."""
         token = ""
         if not one.plan.layout.membership.exists():
-            made = await self._ask(self.founder.plan, ["token", "create", "--json"])
+            self._link(one.plan.name, one.plan)
+            made = await self._ask(self._living_beside(one).plan, ["token", "create", "--json"])
             token = made["token"]
         await one.start(self._tasks, token)
         self._write()
         note(f"{one.plan.name} joined ({one.plan.site}).")
+
+    def _living_beside(self, one: HostedMachine) -> HostedMachine:
+        for other in self.machines.values():
+            if other is not one and other.life == UP:
+                return other
+        raise KytheraError(
+            f"{one.plan.name} cannot join: no other machine is up.",
+            remedy="Revive another machine first.",
+        )
 
     async def _make_core(self, note: Note) -> None:
         names = [one.plan.name for one in self.machines.values() if one.plan.core]
@@ -184,10 +195,12 @@ class HostedFleet:
             await one.kill()
         elif what == "hang":
             one.hang()
+        elif what == "stop":
+            await one.stop()
         elif one.life == HUNG:
             one.wake()
         elif one.life == DOWN:
-            await one.start(self._tasks)
+            await self._join(one, lambda _text: None)
 
     def shown(self) -> dict[str, Any]:
         """Return machines and links as they are."""

@@ -14,7 +14,7 @@ from kythera.model.errors import SetupError
 DELAY_MS_MAX = 60_000.0
 ALL = "all"
 LINKS = ("cut", "heal", "slow")
-MACHINES = ("kill", "hang", "revive")
+MACHINES = ("kill", "hang", "stop", "revive")
 
 Pair = tuple[str, str]
 """Who speaks, who should hear it."""
