@@ -16,7 +16,7 @@ from anyio.streams.tls import TLSAttribute, TLSListener, TLSStream
 from starlette.types import ASGIApp
 
 from kythera.control.peers import PEER_HEADER
-from kythera.control.store import put
+from kythera.control.store import Change, put
 from kythera.distribute.authority import found, name_in_der
 from kythera.ground.clock import SystemClock
 from kythera.ground.files import write_private
@@ -95,8 +95,14 @@ def found_fleet(fleet: Machines, folder: Path) -> None:
         identify(member, authority.certify(folder / f"state-of-{member.name}", member.name))
 
 
+async def write(member: Member, *changes: Change) -> None:
+    """Write records over what the machine sees now."""
+    assert member.catalog is not None  # reading is what a guarded write stands on
+    await member.services.store.write(changes)
+
+
 async def say_address(member: Member, address: str) -> None:
     """Write where a machine's door is."""
     before = member.catalog.machine(member.name)
     assert isinstance(before, Machine)
-    await member.services.store.write([put(msgspec.structs.replace(before, mesh=address))])
+    await write(member, put(msgspec.structs.replace(before, mesh=address)))

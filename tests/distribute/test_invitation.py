@@ -69,7 +69,7 @@ def test_a_line_with_one_wrong_character_is_refused(at: int, character: str) -> 
 @given(st.integers(0, len(LINE) - 1))
 def test_a_line_that_was_cut_is_refused(length: int) -> None:
     """Goal: half a copy is said. Method: any beginning of the line."""
-    with pytest.raises(SetupError, match="Copy all of it|another version"):
+    with pytest.raises(SetupError, match=r"Copy all of it|another version"):
         decode(LINE[:length])
 
 

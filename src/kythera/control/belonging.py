@@ -2,7 +2,7 @@
 
 Promises: a machine changes nothing but its own record, and one that was removed does not come back
 by itself. The authority's key is where the log is: a machine that becomes core fetches it, one that
-is core no longer lets go of it.
+is core no longer lets go of it once all who are core have it.
 """
 
 import os
@@ -17,7 +17,7 @@ from kythera.control.peer_answers import layout_of
 from kythera.control.services import Services
 from kythera.control.store import Change, put
 from kythera.distribute import membership
-from kythera.distribute.admission import core_peers, is_core
+from kythera.distribute.admission import core_peers
 from kythera.distribute.authority import key_fits
 from kythera.distribute.invitation import AuthorityAnswer
 from kythera.distribute.join import read_answer
@@ -118,12 +118,7 @@ async def _tend(services: Services) -> None:
     layout = layout_of(services)
     peers = core_peers(services.store.catalog())
     _remember(services, peers)
-    if is_core(services.store.catalog(), services.platform.machine):
-        if not layout.ca_key.exists():
-            await _fetch_authority(services, peers)
-    elif peers and layout.ca_key.exists():
-        layout.ca_key.unlink()
-        services.journal.say("authority_left")
+    await _keep_authority(services, peers)
     limits, now = services.platform.limits, services.clock.now()
     if await renew_when_due(layout, services.fleet.mesh, peers, limits, now):
         services.journal.say("certificate_renewed", machine=services.platform.machine)
@@ -138,20 +133,46 @@ def _remember(services: Services, peers: Sequence[Peer]) -> None:
         membership.write(layout, msgspec.structs.replace(member, peers=others))
 
 
-async def _fetch_authority(services: Services, peers: Sequence[Peer]) -> None:
-    layout = layout_of(services)
-    error: KytheraError = StoreUnavailable("No other core machine is known here.")
-    for peer in peers:
-        if peer.name == services.platform.machine:
+async def _keep_authority(services: Services, peers: Sequence[Peer]) -> None:
+    layout, me = layout_of(services), services.platform.machine
+    core = any(peer.name == me for peer in peers)
+    if core and not layout.ca_key.exists():
+        await _fetch_authority(services)
+    if peers and not core and layout.ca_key.exists() and await _all_hold_it(services, peers):
+        layout.ca_key.unlink()
+        services.journal.say("authority_left")
+
+
+async def _fetch_authority(services: Services) -> None:
+    """Ask everybody: who held it before may be core no longer."""
+    layout, me = layout_of(services), services.platform.machine
+    error: KytheraError = StoreUnavailable("No machine with the authority's key is known here.")
+    for machine in services.store.catalog().machines():
+        if machine.name == me:
             continue
         try:
-            response = await services.fleet.mesh.request(peer.name, peer.mesh, "GET", "/authority")
-            key = read_answer(response, AuthorityAnswer).key.encode()
+            key = await _asked_for_key(services, machine)
             if not key_fits(key, layout.ca_certificate.read_bytes()):
-                raise KytheraError(f"{peer.name!r} gave a key that is not this fleet's.")
+                raise KytheraError(f"{machine.name!r} gave a key that is not this fleet's.")
             write_private(layout.ca_key, key)
-            services.journal.say("authority_fetched", by=peer.name)
+            services.journal.say("authority_fetched", by=machine.name)
             return
         except KytheraError as refused:
             error = refused
     raise error
+
+
+async def _asked_for_key(services: Services, machine: Machine) -> bytes:
+    mesh = services.fleet.mesh
+    response = await mesh.request(machine.name, machine.mesh, "GET", "/authority")
+    return read_answer(response, AuthorityAnswer).key.encode()
+
+
+async def _all_hold_it(services: Services, peers: Sequence[Peer]) -> bool:
+    """Tell whether every core machine holds the authority: the last key must not go with us."""
+    mesh = services.fleet.mesh
+    for peer in peers:
+        response = await mesh.request(peer.name, peer.mesh, "GET", "/authority/held")
+        if not response.is_success:
+            return False
+    return True

@@ -141,6 +141,16 @@ async def authority(request: Request) -> Response:
     return reply(AuthorityAnswer(key=layout.ca_key.read_text()))
 
 
+@told
+async def authority_held(request: Request) -> Response:
+    """GET /authority/held: 200 when this machine holds the authority's key, else 503."""
+    services = services_of(request)
+    member_of(request)
+    if not layout_of(services).ca_key.exists():
+        raise StoreUnavailable(f"{services.platform.machine!r} does not hold the authority.")
+    return Response(status_code=200)
+
+
 def routes() -> list[Route]:
     """Return what other machines may ask of this part."""
     return [
@@ -148,4 +158,5 @@ def routes() -> list[Route]:
         Route("/renew", renew, methods=["POST"]),
         Route("/tokens", make_for_peer, methods=["POST"]),
         Route("/authority", authority, methods=["GET"]),
+        Route("/authority/held", authority_held, methods=["GET"]),
     ]
