@@ -19,7 +19,7 @@ from kythera.deploy.refusals import worker_absent
 from kythera.deploy.settings import annotations
 from kythera.deploy.upload import Draft
 from kythera.deploy.versions import too_many
-from kythera.distribute.fetch import named_blobs
+from kythera.distribute.files import named_blobs
 from kythera.ground.clock import iso
 from kythera.model.catalog import Catalog
 from kythera.model.errors import Refusal, StoreUnavailable

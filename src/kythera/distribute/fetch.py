@@ -17,13 +17,13 @@ from functools import partial
 from typing import Self
 
 import anyio
-import msgspec
 import structlog
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from kythera.distribute import replication, transfer
 from kythera.distribute.blobs import Blobs, Draft
+from kythera.distribute.files import named_blobs, read_manifest
 from kythera.distribute.nearness import likely_holders
 from kythera.distribute.sources import core_names
 from kythera.distribute.transfer import Mesh, TransferFailed
@@ -39,6 +39,8 @@ REST_AFTER_LIE = 100
 HOPELESS = ("absent", "wrong")
 """Reasons after which a machine is not asked once more for the same blob."""
 NAMED_MAX = 3
+LOOKED_AT_ONCE = 32
+"""So many files are looked for without a thread: most versions have fewer."""
 LOOK_S = 0.5
 """How old our list of machines may be: it is asked for with each blob, and takes a while to make."""
 
@@ -100,21 +102,27 @@ class Fetcher:
 
     # -- what others ask for -------------------------------------------------------------------
 
-    async def ensure(self, digests: Iterable[str]) -> None:
-        """Return when all these blobs are here; they count as used now.
+    def is_alone(self) -> bool:
+        """Tell whether there is no other machine to ask."""
+        return all(machine.name == self._me for machine in self._look()[0])
+
+    async def ensure(self, digests: Iterable[str], *, used: bool = True) -> None:
+        """Return when all these blobs are here; if `used`, they count as used now.
 
         Raises StoreUnavailable when one cannot be had now; the others are fetched all the same."""
         wanted = list(dict.fromkeys(digests))
-        absent = [d for d in wanted if not self._blobs.touch(d)] if len(wanted) < 32 else None
-        if absent is None:
-            absent = await to_thread.run_sync(self._absent, wanted)
+        if len(wanted) <= LOOKED_AT_ONCE:
+            absent = self._absent(wanted, used=used)
+        else:
+            absent = await to_thread.run_sync(partial(self._absent, wanted, used=used))
         if absent:
             await self._fetched(absent)
 
-    async def ensure_version(self, version: Version) -> None:
+    async def ensure_version(self, version: Version, *, used: bool = True) -> None:
         """Return when all blobs of a version are here: modules, manifest and static files."""
-        await self.ensure(named_blobs(version))
-        await self.ensure(asset.digest for asset in await self.manifest(version))
+        await self.ensure(named_blobs(version), used=used)
+        files = await self.manifest(version)
+        await self.ensure((asset.digest for asset in files), used=used)
 
     async def prefetch(self, version: Version) -> None:
         """Fetch all blobs of a version ahead of need, unless they are more than
@@ -122,10 +130,10 @@ class Fetcher:
         left = self._limits.prefetch_bytes_max - sum(module.size for module in version.modules)
         if left < 0:
             return
-        await self.ensure(named_blobs(version))
+        await self.ensure(named_blobs(version), used=False)
         files = {asset.digest: asset.size for asset in await self.manifest(version)}
         if sum(files.values()) <= left:
-            await self.ensure(files)
+            await self.ensure(files, used=False)
 
     async def heal(self, digest: str) -> None:
         """Fetch a blob although it is here, because it is damaged."""
@@ -156,7 +164,7 @@ class Fetcher:
         """Make a version safe before its record is written; `known` blobs are so already.
 
         Its static files may have been uploaded to another machine: they are fetched first."""
-        if not any(machine.name != self._me for machine in self._look()[0]):
+        if self.is_alone():
             return
         fresh = [digest for digest in named_blobs(version) if digest not in known]
         if version.assets is not None and version.assets.manifest in fresh:
@@ -172,8 +180,9 @@ class Fetcher:
 
     # -- downloads -----------------------------------------------------------------------------
 
-    def _absent(self, digests: Iterable[str]) -> list[str]:
-        return [digest for digest in digests if not self._blobs.touch(digest)]
+    def _absent(self, digests: Iterable[str], *, used: bool) -> list[str]:
+        here = self._blobs.touch if used else self._blobs.has
+        return [digest for digest in digests if not here(digest)]
 
     def _look(self) -> tuple[Sequence[Machine], Collection[str]]:
         """Return all machines and the names of the core, as of late."""
@@ -346,17 +355,3 @@ def fetcher_of(
         limits=limits,
         cores=lambda: core_names(catalog().machines(), catalog().core()),
     )
-
-
-def named_blobs(version: Version) -> list[str]:
-    """Return the digests that a version's record names: its modules and its assets' manifest."""
-    manifest = [version.assets.manifest] if version.assets is not None else []
-    return [*(module.digest for module in version.modules), *manifest]
-
-
-def read_manifest(blobs: Blobs, digest: str) -> list[Asset]:
-    """Return the static files of a manifest that is here. Raises StoreUnavailable."""
-    try:
-        return msgspec.json.decode(blobs.read(digest), type=list[Asset])
-    except msgspec.MsgspecError as error:
-        raise StoreUnavailable(f"Blob {digest} is no manifest of static files: {error}.") from None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kythera.deploy.seal import Sealer
 from kythera.distribute.blobs import Blobs
-from kythera.distribute.fetch import read_manifest
+from kythera.distribute.files import read_manifest
 from kythera.ground.layout import Layout
 from kythera.model.platform import Platform
 from kythera.model.records import Version

@@ -7,13 +7,15 @@ delays a cold start.
 """
 
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
+from typing import Any
 
 import anyio
 import structlog
 from anyio.abc import TaskGroup
 
+from kythera.distribute.blobs import Damaged
 from kythera.ground.clock import Clock, iso
 from kythera.ground.meters import cpu_seconds
 from kythera.ground.readiness import Readiness
@@ -73,6 +75,8 @@ class Mind:
         self.traffic_changed = anyio.Event()
         self.prepare: Callable[[Version], Awaitable[None]] = _all_here
         """Waits, but not for ever, until what a version is made of is on this machine."""
+        self.heal: Callable[[str], Coroutine[Any, Any, None]] = _leave_it
+        """Replaces a blob that was found damaged."""
         self.started: Callable[[str], None] = lambda _: None
         """Told the name of each process that was started (its output wants reading)."""
         self._opening = 0
@@ -217,6 +221,8 @@ class Mind:
             )
         except OUTSIDE_ERRORS as error:
             self._journal.error("cell_start_failed", cell=process, error=str(error))
+            if isinstance(error, Damaged):
+                self.tasks.start_soon(self.heal, error.digest)
             self._obey(self.cells.process_exited(process, self.clock.monotonic()))
             return
         self.cells.process_started(process, held.pid)
@@ -232,3 +238,7 @@ class Mind:
 
 async def _all_here(version: Version) -> None:
     """Of a machine without others: what is not here is nowhere."""
+
+
+async def _leave_it(digest: str) -> None:
+    """Nobody else has it."""
