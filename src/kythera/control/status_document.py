@@ -36,9 +36,9 @@ class MachineFacts(Struct, frozen=True, kw_only=True):
     """Where its records come from: `core`, or the name of its site's relay."""
     relay: bool = False
     """Whether others follow it."""
-    lag_ms: int | None = None
+    lag_ms: int | float | None = None
     """Age of the newest heartbeat it has applied; None before the first."""
-    clock_offset_ms: int | None = None
+    clock_offset_ms: int | float | None = None
     """Its clock minus the clock of who writes the heartbeat."""
     applied_seq: int = 0
     filling: Filling | None = None
@@ -71,7 +71,7 @@ class CellFacts(Struct, frozen=True, kw_only=True):
     generation: int = 0
     observed: bool = False
     server: str = ""
-    current: bool = True
+    current: int = 0
     crashes: int = 0
     starts_failed: int = 0
 

@@ -137,8 +137,8 @@ class StatusServer:
     async def run(self) -> None:
         """Serve for ever; the socket is replaced when an earlier agent left one."""
         await anyio.Path(self._path).unlink(missing_ok=True)
-        listener = await anyio.create_unix_listener(self._path, mode=0o600)
-        await listener.serve(self._send)
+        async with await anyio.create_unix_listener(self._path, mode=0o600) as listener:
+            await listener.serve(self._send)
 
     async def _send(self, stream: anyio.abc.SocketStream) -> None:
         document = msgspec.json.encode(status(self._platform, self._cells, self._facts))

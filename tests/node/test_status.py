@@ -1,0 +1,78 @@
+"""What the agent tells of its machine is what other machines read."""
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from kythera.control.status_document import CellFacts, MachineFacts, StatusAnswer
+from kythera.ground.meters import machine_memory_bytes
+from kythera.model.limits import Limits
+from kythera.model.platform import Platform
+from kythera.node.status import MachineFacts as Facts
+from kythera.node.status import StatusServer, status
+from kythera.run.cell import Want
+from kythera.run.decide import Cells
+
+PLATFORM = Platform(account_id="a" * 32, machine="m", site="s", region="r", world="w", mesh="h:1")
+
+
+def told(facts: Facts) -> dict[str, Any]:
+    """Return the document of a machine with one cell, as it is sent."""
+    cells = Cells("/run", Limits(), cores=2)
+    cells.want({("a" * 32, "shop"): {"v1": Want(100.0)}}, 0.0)
+    document: dict[str, Any] = msgspec.json.decode(
+        msgspec.json.encode(status(PLATFORM, cells, facts))
+    )
+    return document
+
+
+def test_every_field_is_read_by_other_machines() -> None:
+    """A field that nobody reads would be lost in the fleet's status."""
+    document = told(Facts(lag_ms=3, clock_offset_ms=-1, filling=(1, 2), unknown_records={"k": "w"}))
+    answer = msgspec.convert(document, StatusAnswer)
+    assert document["machines"][0].keys() <= set(MachineFacts.__struct_fields__)
+    assert document["cells"][0].keys() == set(CellFacts.__struct_fields__)
+    again = msgspec.to_builtins(answer)
+    assert again["cells"] == document["cells"]
+    assert again["machines"][0].items() >= document["machines"][0].items()
+
+
+def test_the_places_of_a_machine_are_told_as_it_was_started() -> None:
+    """Site, region, world and where others reach it."""
+    machine = told(Facts())["machines"][0]
+    places = [machine[key] for key in ("name", "site", "region", "world", "mesh", "state")]
+    assert places == ["m", "s", "r", "w", "h:1", "active"]
+    assert machine["cells"] == 1
+
+
+def test_a_copy_that_is_being_made_shows_how_far_it_is() -> None:
+    """Whatever else the machine is."""
+    machine = told(Facts(state="draining", filling=(30, 90)))["machines"][0]
+    assert machine["state"] == "filling"
+    assert machine["filling"] == {"applied": 30, "target": 90}
+
+
+def test_the_memory_in_use_is_a_part_of_all() -> None:
+    """In bytes, as the kernel counts."""
+    used, total = machine_memory_bytes()
+    assert 0 < used < total
+
+
+@pytest.mark.anyio
+async def test_one_connection_gets_the_whole_document(tmp_path: Path) -> None:
+    """Connect, read to the end."""
+    path = tmp_path / "agent.sock"
+    server = StatusServer(str(path), PLATFORM, Cells("/run", Limits(), cores=2), Facts())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.run)
+        with anyio.fail_after(5):
+            while not path.exists():
+                await anyio.sleep(0.001)
+            stream = await anyio.connect_unix(path)
+            async with stream:
+                body = b"".join([chunk async for chunk in stream])
+        tasks.cancel_scope.cancel()
+    assert msgspec.json.decode(body, type=StatusAnswer).machines[0].name == "m"
