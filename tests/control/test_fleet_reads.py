@@ -143,6 +143,8 @@ async def test_two_machines_that_write_at_once_both_get_their_numbers(fleet: Mac
     worker = fleet["b"].catalog.worker(ACCOUNT, "one")
     assert worker is not None
     assert worker.versions_made == 4
+    tried = [len(member.workshop.tried) for member in fleet.all.values()]
+    assert tried == [2, 1, 1], "code that was tried is not tried again for having been overtaken"
 
 
 async def test_a_write_over_what_this_copy_cannot_see_is_refused_in_words(fleet: Machines) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 import anyio
 import msgspec
 
-from kythera.control.services import Services
+from kythera.control.services import Services, Tried
 from kythera.control.store import Change, end, put
 from kythera.deploy.bindings import Origin
 from kythera.deploy.refusals import worker_absent
@@ -62,6 +62,10 @@ async def publish(
             remedy="Use a-z, 0-9, `-` and `_`, 63 characters at most: it becomes a hostname.",
         )
 
+    proven: dict[str, Tried] = {}
+    """What was tried in an earlier attempt: the same code is not started twice, so that a writer who
+    was overtaken is not overtaken again for its slowness."""
+
     async def attempt() -> Published:
         catalog = services.store.catalog()
         guard = services.store.guard_of(f"worker.{account}.{name}")
@@ -77,14 +81,15 @@ async def publish(
             current=catalog.deployed(account, name),
         )
         draft = await anyio.to_thread.run_sync(drafting, origin)
-        return await _store(services, await _tried(services, draft), guard, deploy=deploy)
+        tried = await _tried(services, draft, proven)
+        return await _store(services, tried, guard, deploy=deploy)
 
     published = await services.store.settled(f"worker {name}", attempt)
     await let_go(services, name)
     return published
 
 
-async def _tried(services: Services, draft: Draft) -> Draft:
+async def _tried(services: Services, draft: Draft, proven: dict[str, Tried]) -> Draft:
     """Start the code once; what does not start is refused by whoever starts it."""
     version = draft.version
     if version.main_module is None and version.body_part is None:
@@ -99,14 +104,17 @@ async def _tried(services: Services, draft: Draft) -> Draft:
     def open_secret(name: str, sealed: str) -> str:
         return services.seals.open(sealed, f"{version.account}/{version.worker}/{name}")
 
-    tried = await services.try_version(version, read_blob, open_secret)
-    proven = msgspec.structs.replace(
+    tried = proven.get(version.etag)
+    if tried is None:
+        tried = await services.try_version(version, read_blob, open_secret)
+        proven[version.etag] = tried
+    version = msgspec.structs.replace(
         version,
         handlers=tuple(tried.handlers),
         named_handlers=tuple(tried.named_handlers),
         startup_time_ms=tried.startup_time_ms,
     )
-    return Draft(version=proven, blobs=draft.blobs, settings=draft.settings)
+    return Draft(version=version, blobs=draft.blobs, settings=draft.settings)
 
 
 async def _store(services: Services, draft: Draft, guard: int, *, deploy: bool) -> Published:
