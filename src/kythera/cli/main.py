@@ -21,7 +21,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "fleet": ("kythera.cli.fleet", "fleet", "Run a whole fleet on this computer, and trouble it."),
     "status": ("kythera.cli.status", "status", "Show machines and cells as they are now."),
     "token": ("kythera.cli.token", "token", "Make the lines with which machines join."),
-    "machine": ("kythera.cli.machine", "machine", "List, drain, label and remove machines."),
+    "machine": ("kythera.cli.machines", "machine", "List, drain, promote and remove machines."),
     "doctor": ("kythera.cli.doctor", "doctor", "Check this machine and the running platform."),
     "deploy": ("kythera.cli.deploy", "deploy", "Put a project, or one .js/.ts file, into service."),
     "tail": ("kythera.cli.tail", "tail", "Watch a worker's requests, console and exceptions."),

@@ -9,7 +9,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from kythera.control import peers_blobs, peers_events, peers_join, peers_records, peers_status
+from kythera.control import (
+    machines_core,
+    peers_blobs,
+    peers_events,
+    peers_join,
+    peers_records,
+    peers_status,
+)
 from kythera.control.peer_answers import PEER_HEADER, peer_of
 
 __all__ = ["PEER_HEADER", "peer_of", "routes"]
@@ -29,4 +36,5 @@ def routes() -> list[Route]:
         *peers_blobs.routes(),
         *peers_records.routes(),
         *peers_join.routes(),
+        *machines_core.peer_routes(),
     ]

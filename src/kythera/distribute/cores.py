@@ -65,10 +65,14 @@ class ServerPlan:
 def core_of(catalog: Catalog, membership: Membership | None, me: str) -> Core | None:
     """Return who holds the log, as far as this machine knows; None: not this one, and no more.
 
-    While there is no record of it, the founder does."""
+    While there is no record of it, the founder does: by the machines' records, or by its own
+    memory of how it came here."""
     recorded = catalog.core()
     if recorded is not None:
         return recorded
+    founders = [machine.name for machine in catalog.machines() if machine.core]
+    if len(founders) == 1:
+        return Core(machines=(founders[0],), epoch=FIRST_EPOCH)
     founder = membership is None or membership.founder
     return Core(machines=(me,), epoch=FIRST_EPOCH) if founder else None
 
