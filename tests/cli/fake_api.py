@@ -66,6 +66,8 @@ class FakeApi:
     missing_assets: list[list[str]] = field(default_factory=list)
     refusals: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     tail_url: str = ""
+    answers: dict[str, list[Any]] = field(default_factory=dict)
+    """Results for "METHOD /path", one after the other; the last one stays."""
     fleet: dict[str, Any] | None = None
     messages: list[dict[str, Any]] = field(default_factory=list)
     """Said beside each result."""
@@ -88,6 +90,9 @@ class FakeApi:
 
     def result(self, call: Call) -> Any:
         """Return what the API answers when it says yes."""
+        answers = self.answers.get(f"{call.method} {call.path}")
+        if answers:
+            return answers.pop(0) if len(answers) > 1 else answers[0]
         kind = call.path.rpartition("/")[2]
         if call.path.endswith("/workers/scripts"):
             return list(self.workers.values())
@@ -136,7 +141,7 @@ def handler_for(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_PUT = do_POST = do_DELETE = handle_any
+        do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = handle_any
 
         def log_message(self, *_arguments: object) -> None:
             """Say nothing."""

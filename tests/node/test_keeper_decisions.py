@@ -11,11 +11,18 @@ from kythera.ground.chance import SeededChance
 from kythera.ground.layout import Layout
 from kythera.model.errors import SetupError
 from kythera.model.limits import Limits
+from kythera.model.names import is_machine_name
 from kythera.model.platform import Platform
 from kythera.node.keeper_banner import banner, our_command, ready_event
 from kythera.node.keeper_programs import LIVED_S, next_pause_ms
 from kythera.node.keeper_stop import deadlines
-from kythera.node.up_options import UpOptions, check, prepare_folders, prepare_secrets
+from kythera.node.up_options import (
+    UpOptions,
+    check,
+    prepare_folders,
+    prepare_secrets,
+    remembered,
+)
 
 PLATFORM = Platform(account_id="a" * 32, machine="m", http="0.0.0.0:80", api="127.0.0.1:8787")
 
@@ -89,6 +96,9 @@ def test_the_command_in_the_banner_can_be_typed_anywhere(
     [
         ({"http": "8080"}, "HOST:PORT"),
         ({"domain": "Not a name"}, "hostname"),
+        ({"machine": "Not a name"}, "a machine's name"),
+        ({"mesh": "0.0.0.0:7000"}, "--advertise"),
+        ({"mesh": "nowhere"}, "HOST:PORT"),
         ({"https": "127.0.0.1:0"}, "--tls-certificates"),
         ({"tls_certificates": "no-such-file"}, "no certificate"),
     ],
@@ -97,6 +107,43 @@ def test_options_that_cannot_work_are_refused(change: dict[str, str], text: str)
     """Goal: said before anything starts. Method: one wrong option at a time."""
     with pytest.raises(SetupError, match=text):
         check(UpOptions(state=Path("s"), **change))  # type: ignore[arg-type]
+
+
+def test_a_first_start_takes_the_usual_place_and_the_hosts_name() -> None:
+    """Goal: `kythera up` alone works. Method: no option, no start before."""
+    options = remembered(UpOptions(state=Path("s")), None, joined=False)
+    assert is_machine_name(options.machine)
+    assert (options.site, options.region, options.domain) == ("local", "", "localhost")
+    assert (options.mesh, options.advertise) == ("127.0.0.1:0", "")
+
+
+def test_a_machine_stays_where_it_was_and_who_it_was() -> None:
+    """Goal: place and name are said once. Method: start again without them, then with others."""
+    before = Platform(
+        account_id="a",
+        machine="pi-3",
+        site="flat",
+        region="eu",
+        world="earth",
+        domain="x.org",
+        mesh="10.0.0.3:7443",
+        mesh_advertised="192.0.2.1:7443",
+    )
+    kept = remembered(UpOptions(state=Path("s")), before, joined=True)
+    assert (kept.machine, kept.site, kept.region, kept.world) == ("pi-3", "flat", "eu", "earth")
+    assert (kept.mesh, kept.advertise, kept.domain) == ("10.0.0.3:0", "192.0.2.1:7443", "x.org")
+    assert remembered(UpOptions(state=Path("s")), before, joined=False).domain == "localhost"
+    chosen = UpOptions(state=Path("s"), site="rack", mesh="10.0.0.4:1", domain="y.org")
+    moved = remembered(chosen, before, joined=True)
+    assert (moved.site, moved.mesh, moved.domain) == ("rack", "10.0.0.4:1", "y.org")
+
+
+def test_what_was_never_advertised_is_not_remembered_as_if() -> None:
+    """Goal: a mesh address that changes is told anew. Method: advertised was the address itself."""
+    before = Platform(
+        account_id="a", machine="m", mesh="127.0.0.1:5", mesh_advertised="127.0.0.1:5"
+    )
+    assert remembered(UpOptions(state=Path("s")), before, joined=False).advertise == ""
 
 
 def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
