@@ -62,7 +62,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     # Records
     record_bytes_max: int = 512 * 1024
     read_your_writes_ms: int = 8_000
-    append_ms: int = 10_000
+    append_ms: int = 20_000
+    """A fleet elects a new leader of its log within 8 s; writers wait meanwhile."""
     served_ms: int = 3_000
     """How long a deploy's answer waits for this machine's front door to serve it."""
     versions_kept_max: int = 100
