@@ -9,10 +9,10 @@ PIP_COMPILE := $(BIN)/pip-compile -q --generate-hashes --allow-unsafe --strip-ex
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up check test lint bench sim clean requirements
+.PHONY: help setup up check test lint bench bench-fleet chaos sim clean requirements
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
 
 setup: ## everything `make up` needs; done once, then a no-op
 	@$(SETUP)
@@ -39,6 +39,14 @@ test: ## everything: checks, then all tests, real processes and both wranglers i
 bench: ## measure the promises of ARCHITECTURE.md; prints a table, writes JSON
 	@$(SETUP) --bench
 	$(BIN)/python -m bench $(ARGS)
+
+bench-fleet: ## measure the promises of a fleet, five machines on this one; takes minutes
+	@$(SETUP) --bench
+	$(BIN)/python -m bench --fleet $(ARGS)
+
+chaos: ## 30 random faults over 10 minutes on a real fleet (ARGS="--seed 7 --minutes 2 --faults 9")
+	@$(SETUP) --test
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 sim: ## random histories of the agent's deciding code (SEEDS=20000)
 	@$(SETUP)

@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import msgspec
 
-from bench import cold, failures, front, thousand
+from bench import cold, failures, fleet, front, records, thousand
 from bench.figures import Figure, Machine, markdown, table
 
 BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
@@ -24,7 +24,14 @@ BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "deploys": failures.deploys,
     "kills": failures.kills,
 }
-BENCH_S_MAX = 300.0
+FLEET_BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
+    "spread": fleet.spread,
+    "rolling": fleet.rolling,
+    "death": fleet.death,
+    "records": records.run,
+}
+"""Run by `make bench-fleet`: five machines on this one, which takes minutes."""
+BENCH_S_MAX = 600.0
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs" / "bench.md"
 
@@ -47,7 +54,7 @@ async def measure(name: str) -> list[Figure]:
     """Run one bench; one that breaks, or takes too long, is a miss with its reason."""
     try:
         with anyio.fail_after(BENCH_S_MAX):
-            return await BENCHES[name]()
+            return await {**BENCHES, **FLEET_BENCHES}[name]()
     except Exception as error:  # noqa: BLE001 - whatever it was, the other benches go on
         traceback.print_exc()
         why = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -78,13 +85,16 @@ def write(path: Path, figures: list[Figure]) -> None:
 def main() -> None:
     """Read the arguments, run, print."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join([*BENCHES, *FLEET_BENCHES])}"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--fleet", action="store_true", help="the benches of a whole fleet")
     parser.add_argument("--write-docs", action="store_true", help="write docs/bench.md")
     options = parser.parse_args()
-    if unknown := set(options.names) - set(BENCHES):
+    if unknown := set(options.names) - {*BENCHES, *FLEET_BENCHES}:
         parser.error(f"no bench is called {', '.join(sorted(unknown))}")
-    figures = run(options.names or list(BENCHES))
+    figures = run(options.names or list(FLEET_BENCHES if options.fleet else BENCHES))
     print("\n" + table(figures))
     misses = sum(figure.verdict == "MISS" for figure in figures)
     print(f"\n{misses} of {sum(bool(f.verdict) for f in figures)} targets missed.")
