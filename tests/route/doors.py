@@ -27,6 +27,7 @@ from kythera.model.limits import Limits
 from kythera.model.records import Deployment, Domains, Route, Routes, Split, Worker, encode
 from kythera.model.traffic import Share, Traffic
 from kythera.route.front import Front
+from kythera.route.mesh import Peers, Tunnel, Where
 from kythera.route.pages import CANNOT_START
 from kythera.route.plan import FrontPlan, plan_front
 from kythera.route.render import FrontOptions
@@ -265,6 +266,9 @@ class World:
     traffic: dict[Name, Traffic] = field(default_factory=dict)
     failing: dict[Name, str] = field(default_factory=dict)
     domain: str = "localhost"
+    peers: Peers | None = None
+    where: dict[str, Where] = field(default_factory=dict)
+    tunnels: tuple[Tunnel, ...] = ()
 
     def worker(
         self, name: str, shares: dict[Cell | Share, float] | None = None, **fields: Any
@@ -317,7 +321,14 @@ class World:
     def plan(self, previous: FrontPlan | None) -> FrontPlan:
         """Return what the front door should do now."""
         return plan_front(
-            self.catalog, self.traffic, self.failing, domain=self.domain, previous=previous
+            self.catalog,
+            self.traffic,
+            self.failing,
+            domain=self.domain,
+            previous=previous,
+            peers=self.peers,
+            where={(ACCOUNT, name): where for name, where in self.where.items()},
+            tunnels=self.tunnels,
         )
 
 
@@ -329,12 +340,12 @@ class Door:
         self.options = options
         self.world = World()
         self.front = self.new_front()
-        self.sockets = {name: _tcp() for name in ("http", "https")}
+        self.sockets = {name: _tcp() for name in ("http", "https", "mesh")}
         self.process: subprocess.Popen[bytes] | None = None
         self.cells: list[Cell] = []
-        port, tls_port = (sock.getsockname()[1] for sock in self.sockets.values())
-        self.port, self.tls_port = port, tls_port
-        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=15)
+        ports = [sock.getsockname()[1] for sock in self.sockets.values()]
+        self.port, self.tls_port, self.mesh_port = ports
+        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=15)
 
     def new_front(self) -> Front:
         """Return a driver that knows nothing but the files: a new agent's."""

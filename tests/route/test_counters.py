@@ -34,10 +34,10 @@ def test_the_masters_list_of_processes_is_read() -> None:
 
 def test_statistics_are_read_by_the_names_of_their_columns() -> None:
     """Order and number of columns are HAProxy's business."""
-    text = "# svname,x,pxname,stot,scur,\nc1,,s0001,12,3,\nc2,,s0001,5,0,\n\n"
+    text = "# svname,x,pxname,stot,scur,status,\nc1,,s0001,12,3,UP,\nc2,,s0001,5,0,no check,\n\n"
     assert parse_servers(text) == [
-        ServerRow("s0001", "c1", 3, 12),
-        ServerRow("s0001", "c2", 0, 5),
+        ServerRow("s0001", "c1", 3, 12, "UP"),
+        ServerRow("s0001", "c2", 0, 5, "no check"),
     ]
     assert parse_servers("Can't find the target PID") == []
     assert parse_info("Name: HAProxy\nPid: 7\n")["Pid"] == "7"

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from kythera.model.limits import Limits
+from kythera.route.mesh import MeshFiles, PeerServer, Tunnel
 from kythera.route.pages import CONTENT_TYPES, PAGES, page_rows
 from kythera.route.plan import FrontPlan, Server
-from kythera.route.render import FrontOptions, quoted, ray_suffix, render_front
+from kythera.route.render import FrontOptions, ray_suffix, render_front
+from kythera.route.rules import quoted
 
 GOLDEN = Path(__file__).with_name("golden")
 """`GOLDEN_WRITE=1 pytest tests/route/test_render.py` writes the files anew, to be read in a diff."""
@@ -26,20 +28,48 @@ def small_plan() -> FrontPlan:
         "routes_wild": {r"^https?://[^/]*\.example\.com/": "s0002"},
         "pins": {'s0001/hello="v1"': "c1", 's0001/hello="v2"': "c2"},
         "sticky": {"s0001/1": "c2", "s0001/10": "c1"},
-        "apart": {"s0002": "local a/shop failing: exit 1"},
-        "members": {},
-        "health": {},
+        "apart": {"s0002": "local|a/shop|exit 1"},
+        "members": {"far": "1", "me": "1", "near": "1"},
+        "health": {"draining": "1"},
     }
     servers = (
         Server(name="c1", path="/run/a b/c1.sock", weight=1),
         Server(name="c2", path="/run/a b/c2.sock", weight=9),
     )
-    return FrontPlan(slots=2, owners={"s0001": "a/hello"}, servers={"s0001": servers}, maps=maps)
+    return FrontPlan(
+        slots=2,
+        owners={"s0001": "a/hello"},
+        servers={"s0001": servers},
+        maps=maps,
+        me="me",
+        number=5,
+        peers=(
+            PeerServer(name="near", number=7, address="10.0.0.2:7000", near=0),
+            PeerServer(name="far", number=6, address="[2001:db8::1]:7000", near=2),
+        ),
+        tunnels=(
+            Tunnel(
+                name="nats-far",
+                listen="127.0.0.1:6223",
+                peer="far",
+                address="[2001:db8::1]:7000",
+                service="route",
+            ),
+        ),
+    )
+
+
+MESH = MeshFiles(
+    certificate="/var/k y/machine.pem",
+    authority="/var/k y/ca.pem",
+    control_socket="/var/k y/run/mesh.sock",
+    streams={"log": "127.0.0.1:4222", "route": "127.0.0.1:6222"},
+)
 
 
 def test_the_files_are_the_golden_ones() -> None:
     """Any change of what HAProxy reads is seen in review."""
-    options = FrontOptions(tls_certificates="/etc/tls/site.pem")
+    options = FrontOptions(tls_certificates="/etc/tls/site.pem", mesh=MESH)
     files = render_front(small_plan(), options, Path("/run/haproxy.sock"))
     if os.environ.get("GOLDEN_WRITE"):
         GOLDEN.mkdir(exist_ok=True)

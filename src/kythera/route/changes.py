@@ -57,7 +57,7 @@ def changes(old: FrontPlan, new: FrontPlan) -> list[Change] | Reload:
     """Return the way from `old` to `new`."""
     if old.slots != new.slots:
         return Reload(f"{new.slots} slots instead of {old.slots}")
-    if (old.me, old.peers) != (new.me, new.peers):
+    if (old.me, old.number, old.peers) != (new.me, new.number, new.peers):
         return Reload(f"the fleet has {len(new.peers)} other machines to forward to")
     if old.tunnels != new.tunnels:
         return Reload(f"{len(new.tunnels)} tunnels to other machines")

@@ -14,7 +14,7 @@ send to the newest process.
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from kythera.ground.files import write_atomically
+from kythera.model.catalog import Name
 from kythera.model.errors import KytheraError, SetupError
 from kythera.route.changes import (
     Change,
@@ -35,18 +36,21 @@ from kythera.route.changes import (
     payloads,
     without_traffic,
 )
-from kythera.route.loads import Load, Tally
-from kythera.route.plan import FrontPlan, decode_plan, encode_plan
-from kythera.route.render import (
-    CONFIG,
-    HTTP_ENV,
-    HTTPS_ENV,
-    RELAY,
-    RELAY_MAP,
-    RELAY_ON,
-    FrontOptions,
-    render_front,
+from kythera.route.forwarding import (
+    SHOW_HOMED,
+    SHOW_RECEIVED,
+    Forwarding,
+    PeerTraffic,
+    Reading,
+    parse_homed,
+    parse_table,
 )
+from kythera.route.loads import Load, Tally
+from kythera.route.mesh import CONTROL, MeshFiles
+from kythera.route.mesh_render import MESH_ENV, inner_backend, tunnel_section
+from kythera.route.plan import SLOT_LETTER, FrontPlan, decode_plan, encode_plan
+from kythera.route.render import CONFIG, HTTP_ENV, HTTPS_ENV, FrontOptions, render_front
+from kythera.route.rules import RELAY, RELAY_MAP, RELAY_ON
 from kythera.route.runtime import (
     SHOW_SERVERS,
     FrontSilent,
@@ -63,6 +67,9 @@ MARK = "applied.json"
 RELOAD_S = 20.0
 START_S = 15.0
 POLL_S = 0.01
+STREAMS_REST_S = 10.0
+"""How long streams between machines may stay in a process that drains."""
+MEMBERS = "members"
 FINE_ANSWERS = ("", "New server registered.")
 HAPROXY_PLACES = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where HAProxy may be although an ordinary user's PATH does not say so."""
@@ -79,6 +86,8 @@ class Mark(Struct, frozen=True, kw_only=True):
     """SHA-256 of plan.json."""
     pid: int | None
     """The process that was told; None: whoever starts next reads the files."""
+    settings: str = ""
+    """SHA-256 of what HAProxy reads beside the plan: settings, certificates of the mesh."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,10 @@ class Front:
         """What the files held when we wrote them, so that equal ones are left alone."""
         self._plan: FrontPlan | None = None
         self._tally = Tally()
-        self._diverted: set[int] = set()
+        self._forwarding = Forwarding()
+        self._diverted: dict[int, float] = {}
+        """Processes that drain, and when they were first seen to."""
+        self._cut: set[int] = set()
         self._rows: dict[int, list[ServerRow]] = {}
         self._one_at_a_time = anyio.Lock()
 
@@ -128,6 +140,8 @@ class Front:
         doors = {HTTP_ENV: "{socket:http}"}
         if self.options.tls_certificates:
             doors[HTTPS_ENV] = "{socket:https}"
+        if self.options.mesh is not None:
+            doors[MESH_ENV] = "{socket:mesh}"
         return doors
 
     def saved_plan(self) -> FrontPlan | None:
@@ -150,7 +164,7 @@ class Front:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._written.clear()
         self._write_files(plan)
-        self._write_mark(plan, None)
+        self._write_mark(plan, None, self._settings())
 
     async def ready(self, deadline_s: float = START_S) -> int:
         """Wait until HAProxy serves; return its newest process. Raises FrontSilent."""
@@ -170,16 +184,22 @@ class Front:
             before = self.saved_plan()
             pid = await self._newest_pid()
             way: list[Change] | Reload = Reload("it is not known what HAProxy was told last")
-            if before is not None and self._trusted(before, pid):
+            settings = await anyio.to_thread.run_sync(self._settings)
+            mark = self._trusted(before, pid) if before is not None else None
+            if mark is not None and mark.settings != settings:
+                way = Reload("settings or certificates are new")
+            elif mark is not None and before is not None:
                 if plan == before:
                     return Applied("The front door is as planned.", reloaded=False)
                 way = changes(before, plan)
             (self._directory / MARK).unlink(missing_ok=True)
             await anyio.to_thread.run_sync(self._write_files, plan)
             applied, pid = await self._go(way, pid)
-            await anyio.to_thread.run_sync(self._write_mark, plan, pid)
+            await anyio.to_thread.run_sync(self._write_mark, plan, pid, settings)
+            if before is not None and (gone := before.maps[MEMBERS].keys() - plan.maps[MEMBERS]):
+                await self._shut_out(gone)
         with contextlib.suppress(FrontSilent):
-            await self._delete_retired(await self._cells(self._ask_newest))
+            await self._delete_retired(await self._servers(self._ask_newest))
         return applied
 
     async def _go(self, way: list[Change] | Reload, pid: int) -> tuple[Applied, int]:
@@ -201,17 +221,58 @@ class Front:
                 await _do(change, talk.ask)
 
     async def _divert(self, old: Sequence[int]) -> None:
-        """Have each process that drains hand new requests to the newest one."""
-        for pid in set(old) - self._diverted:
+        """Have each process that drains hand new requests to the newest one.
+
+        Streams between machines would keep it for ever: they are cut after a while, and begin
+        again in the newest."""
+        now = anyio.current_time()
+        for pid in set(old) - self._diverted.keys():
             with contextlib.suppress(FrontSilent):
                 await self._asker(pid)(f"add map {RELAY_MAP}.map {RELAY_ON} 1")
-        self._diverted = set(old)
+        self._diverted = {pid: self._diverted.get(pid, now) for pid in old}
+        late = {pid for pid, seen in self._diverted.items() if now - seen >= STREAMS_REST_S}
+        for pid in late - self._cut:
+            await self._cut_streams(self._asker(pid))
+        self._cut = late
 
     def _asker(self, pid: int) -> Callable[[str], Awaitable[str]]:
         async def ask(command: str) -> str:
             return await ask_once(self._master_socket, f"@!{pid} {command}")
 
         return ask
+
+    async def certificates_changed(self) -> Applied | None:
+        """Have HAProxy read this machine's certificate anew, where it has changed.
+
+        None when no plan was ever applied. Raises as `apply` does."""
+        plan = self.saved_plan()
+        return await self.apply(plan) if plan is not None else None
+
+    async def cut_tunnels(self) -> None:
+        """End the standing streams between machines, in every process: who still belongs to the
+        fleet begins anew at once. `apply` does so itself when a machine was removed."""
+        there = await processes(self._master_socket)
+        for ask in (self._ask_newest, *map(self._asker, there.old)):
+            await self._cut_streams(ask)
+
+    async def _shut_out(self, gone: Iterable[str]) -> None:
+        """Have machines that were removed be gone from every process, and from what they hold."""
+        with contextlib.suppress(FrontSilent):
+            for pid in (await processes(self._master_socket)).old:
+                for name in gone:
+                    await self._asker(pid)(f"del map {MEMBERS}.map {name}")
+            await self.cut_tunnels()
+
+    async def _cut_streams(self, ask: Callable[[str], Awaitable[str]]) -> None:
+        mesh = self.options.mesh
+        if mesh is None:
+            return
+        tunnels = self._plan.tunnels if self._plan is not None else ()
+        servers = [f"{inner_backend(service)}/inner" for service in (CONTROL, *mesh.streams)]
+        servers += [f"{tunnel_section(tunnel)}/peer" for tunnel in tunnels]
+        with contextlib.suppress(FrontSilent):
+            for server in servers:
+                await ask(f"shutdown sessions server {server}")
 
     async def _reload(self, before: int) -> int:
         """Have the master start a process on the files; return it once it serves."""
@@ -238,19 +299,37 @@ class Front:
         """Return each cell's load, over all HAProxy processes. Raises FrontSilent."""
         there = await processes(self._master_socket)
         await self._divert(there.old)
-        newest = await self._cells(self._ask_newest)
+        newest = await self._servers(self._ask_newest)
         rows = {there.newest or 0: newest}
         for pid in there.old:
             # One that is just ending may not answer; it is gone from the list next time.
             rows[pid] = self._rows.get(pid, [])
             with contextlib.suppress(FrontSilent):
-                rows[pid] = await self._cells(self._asker(pid))
+                rows[pid] = await self._servers(self._asker(pid))
         self._rows = rows
         await self._delete_retired(newest)
-        return self._tally.count(rows)
+        return self._tally.count({pid: _cells(found) for pid, found in rows.items()})
 
-    async def _cells(self, ask: Callable[[str], Awaitable[str]]) -> list[ServerRow]:
-        return [row for row in parse_servers(await ask(SHOW_SERVERS)) if row.slot != RELAY]
+    async def forwarding(self) -> dict[str, PeerTraffic]:
+        """Return what goes to and comes from each peer, as of the last `loads`. Raises FrontSilent.
+
+        A peer that is `up` is able to serve; nothing is known of one that is not named."""
+        readings = {}
+        for number, (pid, rows) in enumerate(self._rows.items()):
+            ask = self._asker(pid) if number else self._ask_newest
+            received: dict[str, int] = {}
+            with contextlib.suppress(FrontSilent):
+                received = parse_table(await ask(SHOW_RECEIVED))
+            readings[pid] = Reading(tuple(rows), received)
+        return self._forwarding.count(readings, next(iter(readings))) if readings else {}
+
+    async def homed(self) -> dict[Name, int]:
+        """Return visitors' requests of the last `rare_window_s` that were sent to the worker's
+        home. Raises FrontSilent."""
+        return parse_homed(await self._ask_newest(SHOW_HOMED))
+
+    async def _servers(self, ask: Callable[[str], Awaitable[str]]) -> list[ServerRow]:
+        return parse_servers(await ask(SHOW_SERVERS))
 
     async def _ask_newest(self, command: str) -> str:
         return await ask_once(self._runtime_socket, command)
@@ -258,7 +337,7 @@ class Front:
     async def _delete_retired(self, rows: Sequence[ServerRow]) -> None:
         """Try to delete the cells that are not planned; HAProxy refuses while they are in use."""
         planned = {server.name for _, server in self._plan.named_servers()} if self._plan else set()
-        gone = [row for row in rows if row.server not in planned and row.current == 0]
+        gone = [row for row in _cells(rows) if row.server not in planned and row.current == 0]
         if self._plan is not None and gone:
             async with conversation(self._runtime_socket) as talk:
                 for row in gone:
@@ -270,15 +349,21 @@ class Front:
             raise FrontSilent("HAProxy's runtime socket does not say who it is.")
         return int(info["Pid"])
 
-    def _trusted(self, plan: FrontPlan, pid: int) -> bool:
+    def _trusted(self, plan: FrontPlan, pid: int) -> Mark | None:
+        """Return the mark, if HAProxy is known to do this plan."""
         try:
             mark = msgspec.json.decode((self._directory / MARK).read_bytes(), type=Mark)
         except (FileNotFoundError, msgspec.MsgspecError):
-            return False
-        return mark.plan == _digest(plan) and mark.pid in (None, pid)
+            return None
+        return mark if mark.plan == _digest(plan) and mark.pid in (None, pid) else None
 
-    def _write_mark(self, plan: FrontPlan, pid: int | None) -> None:
-        mark = Mark(plan=_digest(plan), pid=pid)
+    def _settings(self) -> str:
+        """Return what the present settings and certificates come to, whatever the plan is."""
+        config = render_front(FrontPlan(), self.options, self._runtime_socket)[CONFIG]
+        return hashlib.sha256(config + _contents(self.options.mesh)).hexdigest()
+
+    def _write_mark(self, plan: FrontPlan, pid: int | None, settings: str) -> None:
+        mark = Mark(plan=_digest(plan), pid=pid, settings=settings)
         write_atomically(self._directory / MARK, msgspec.json.encode(mark))
 
     def _write_files(self, plan: FrontPlan) -> None:
@@ -288,6 +373,17 @@ class Front:
                 write_atomically(self._directory / name, content, 0o600)
                 self._written[name] = content
         self._plan = plan
+
+
+def _cells(rows: Iterable[ServerRow]) -> list[ServerRow]:
+    """Leave out servers that are no cells: relays, other machines, the mesh's inner doors."""
+    return [row for row in rows if row.slot.startswith(SLOT_LETTER) and row.slot != RELAY]
+
+
+def _contents(mesh: MeshFiles | None) -> bytes:
+    """Return what the certificates' files hold now."""
+    files = (mesh.certificate, mesh.authority) if mesh else ()
+    return b"\0".join(path.read_bytes() for path in map(Path, files) if path.is_file())
 
 
 def _digest(plan: FrontPlan) -> str:

@@ -7,6 +7,8 @@ with them; `Tally` keeps what was seen last, so that a cell's total never falls.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from kythera.model.catalog import Name
+from kythera.route.plan import FrontPlan
 from kythera.route.runtime import ServerRow
 
 
@@ -43,3 +45,14 @@ class Tally:
         for (_, server), total in now.items():
             totals[server] = totals.get(server, 0) + total
         return {server: Load(current[server], totals[server]) for server in sorted(current)}
+
+
+def totals_by_worker(plan: FrontPlan, loads: Mapping[str, Load]) -> dict[Name, int]:
+    """Return how many requests each worker's present cells were ever given."""
+    found: dict[Name, int] = {}
+    for slot, servers in plan.servers.items():
+        account, _, worker = plan.owners.get(slot, "").partition("/")
+        found[account, worker] = sum(
+            loads[server.name].requests for server in servers if server.name in loads
+        )
+    return found

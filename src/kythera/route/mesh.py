@@ -95,9 +95,14 @@ def server_numbers(names: Iterable[str]) -> dict[str, int]:
     return found
 
 
+def peer_numbers(peers: Peers) -> dict[str, int]:
+    """Return the numbers of all machines of the fleet, this one too."""
+    return server_numbers([peers.me, *(door.name for door in peers.machines)])
+
+
 def peer_servers(peers: Peers) -> tuple[PeerServer, ...]:
     """Return the peers that can be reached, the nearest first."""
-    numbers = server_numbers([peers.me, *(door.name for door in peers.machines)])
+    numbers = peer_numbers(peers)
     ordered = sorted(peers.machines, key=lambda door: (door.near, door.name))
     return tuple(
         PeerServer(name=door.name, number=numbers[door.name], address=door.address, near=door.near)

@@ -18,6 +18,9 @@ CONTENT_TYPES = {
     "text": "text/plain; charset=utf-8",
 }
 REFUSED_MARK = "x-kythera-refused"
+REFUSED_STATUS = 425
+"""What a machine says, with REFUSED_MARK, that cannot serve a request another sent it: unlike 503 a
+worker hardly says it, so the other may ask elsewhere without asking again what was answered."""
 CANNOT_START = (
     "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n"
     f"{REFUSED_MARK}: 1\r\n\r\n"

@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from kythera.model.catalog import Catalog, Name
 from kythera.model.names import is_hostname
 from kythera.model.traffic import Share, Traffic
-from kythera.route.mesh import Peers, PeerServer, Tunnel, Where, peer_servers
+from kythera.route.mesh import Peers, PeerServer, Tunnel, Where, peer_numbers, peer_servers
 from kythera.route.patterns import Pattern, PatternError, parse_pattern
 from kythera.route.weights import sticky_rows, weights
 
@@ -30,18 +30,18 @@ ROUTED = "r:"
 NOWHERE = "none"
 REASON_CHARACTERS_MAX = 200
 
+LOCAL, HOME, AWAY = "local", "home", "away"
+APART = "apart"
+APART_MARK = "|"
+"""Divides a row of `apart` into where, who, and (if so) why no cell starts here."""
+DRAINING, OVERLOADED = "draining", "overloaded"
+"""Keys of `health`: present or not."""
 MAPS = (
     *("hosts", "routes_exact", "routes_prefix", "routes_wild", "pins", "sticky"),
-    *("apart", "members", "health"),
+    *(APART, "members", "health"),
 )
 ORDERED_MAPS = ("routes_wild",)
 """Maps whose first matching row wins: replaced as a whole, never row by row."""
-
-LOCAL, HOME, AWAY = "local", "home", "away"
-FAILING = " failing: "
-"""Divides a row of `apart`: before it stand where and who, after it why no cell starts here."""
-DRAINING, OVERLOADED = "draining", "overloaded"
-"""Keys of `health`: present or not."""
 
 Rows = dict[str, str]
 
@@ -69,6 +69,8 @@ class FrontPlan(Struct, frozen=True, kw_only=True):
     """Map name to its rows in order."""
     me: str = ""
     """This machine's name; empty as long as it is not one of a fleet."""
+    number: int = 0
+    """HAProxy's number for this machine, the same on all machines."""
     peers: tuple[PeerServer, ...] = ()
     """Other machines that requests may go to, the nearest first."""
     tunnels: tuple[Tunnel, ...] = ()
@@ -132,7 +134,7 @@ def plan_front(
         "routes_wild": _wild_rows(patterns),
         "pins": dict(_pin_rows(owners, traffic)),
         "sticky": dict(_sticky_rows(owners, traffic)),
-        "apart": dict(_apart_rows(owners, failing, where or {})),
+        APART: dict(_apart_rows(owners, failing, where or {})),
         "members": _member_rows(peers),
         "health": _health_rows(peers),
     }
@@ -143,6 +145,7 @@ def plan_front(
         servers=servers,
         maps={name: rows[name] for name in MAPS},
         me=peers.me if peers else "",
+        number=peer_numbers(peers)[peers.me] if peers else 0,
         peers=peer_servers(peers) if peers else (),
         tunnels=tuple(sorted(tunnels, key=lambda tunnel: tunnel.name)),
         ignored=tuple(ignored),
@@ -293,9 +296,9 @@ def _apart_rows(
     One map for all such reasons: nearly all requests belong to none, and ask once."""
     for slot, name in owners.items():
         place = where.get(name, LOCAL)
-        why = f"{FAILING}{_reason(failing[name])}" if name in failing else ""
+        why = (_reason(failing[name]),) if name in failing else ()
         if why or place != LOCAL:
-            yield slot, f"{place} {'/'.join(name)}{why}"
+            yield slot, APART_MARK.join((place, "/".join(name), *why))
 
 
 def _member_rows(peers: Peers | None) -> Rows:

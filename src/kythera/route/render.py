@@ -13,24 +13,43 @@ from pathlib import Path
 
 from kythera.model.limits import Limits
 from kythera.route.mesh import MeshFiles
-from kythera.route.pages import CONTENT_TYPES, FORMS, PAGES, REFUSED_MARK, page_rows
-from kythera.route.plan import MAPS, NOWHERE, ROUTED, SLOT_LETTER, FrontPlan, Server, slot_name
-from kythera.route.weights import BUCKETS
+from kythera.route.mesh_render import mesh_lines
+from kythera.route.pages import CONTENT_TYPES, FORMS, PAGES, page_rows
+from kythera.route.plan import (
+    APART_MARK,
+    LOCAL,
+    MAPS,
+    ROUTED,
+    SLOT_LETTER,
+    FrontPlan,
+    Server,
+    slot_name,
+)
+from kythera.route.rules import (
+    APART_ROW,
+    FAILING,
+    INTERNAL_PREFIX,
+    OWN_MARK,
+    POOL,
+    RELAY,
+    RELAY_MAP,
+    RELAYING,
+    answer,
+    fast_rule,
+    health_rules,
+    last_rules,
+    quoted,
+    refused_rules,
+    repeat_rules,
+    route_rules,
+    slot_rules,
+    socket_beside,
+    version_rules,
+)
 
 CONFIG = "haproxy.cfg"
 HTTP_ENV = "KYTHERA_HTTP_FD"
 HTTPS_ENV = "KYTHERA_HTTPS_FD"
-POOL = "pool-max-conn -1 pool-purge-delay 2s"
-"""Said for every server: a server added at run time has no pool of idle connections otherwise.
-The delay is below workerd's own (5 s), so that HAProxy is the one who closes."""
-CONNECTION_REQUESTS = 256
-"""A connection to a cell is given up after about so many requests, so that a process added to
-the same listening socket gets its part; dynamic servers refuse `max-reuse`."""
-KEY_HEADER = "Cloudflare-Workers-Version-Key"
-OVERRIDES_HEADER = "Cloudflare-Workers-Version-Overrides"
-OVERRIDES_MAX = 4
-"""How many workers one request can name in OVERRIDES_HEADER."""
-HOST = "req.hdr(host),host_only,rtrim(.),lower"
 RAY_DIGITS = "%[rand,bytes(4,4),hex,lower]" * 2
 RTT = "%[var(sess.rtt,0)]"
 DESCRIPTORS_SPARE = 1_000
@@ -49,19 +68,8 @@ the address, and each header costs a cell 3 % of a hello."""
 CF_PREFIX = "cf-"
 """Headers that workers believe to come from the platform: a client's are never passed on, also
 those that we do not set (such as CF-IPCountry)."""
-INTERNAL_PREFIX = "x-kythera-"
 UNCAUGHT_BODY = "Internal Server Error"
 """All that workerd answers when a worker throws."""
-OWN_MARK = "x-kythera-own"
-
-RELAY = f"{SLOT_LETTER}0000"
-"""The backend by which a process that drains hands its clients' requests to the newest one.
-HAProxy 2.6 lets nobody change the servers of a process that is stopping, but its maps."""
-RELAY_MAP = "relay"
-RELAY_ON = "on"
-"""The key whose presence in RELAY_MAP makes a stopping process relay. It is set after a reload
-alone: when all of HAProxy stops there is nobody to hand to."""
-RELAYING = f"{{ str({RELAY_ON}),map_str({RELAY_MAP}.map) -m found }}"
 
 
 @dataclass(frozen=True)
@@ -83,12 +91,6 @@ class FrontOptions:
         """Return how many clients fit: each needs a descriptor, and one more for its cell."""
         room = (self.descriptors_max - DESCRIPTORS_SPARE - slots) // 2
         return max(100, min(CONNECTIONS_MAX, int(room * 0.9)))
-
-
-def quoted(text: str | Path) -> str:
-    """Return a word for HAProxy's configuration, in double quotes."""
-    escaped = str(text).replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
-    return f'"{escaped}"'
 
 
 def server_words(server: Server) -> str:
@@ -121,7 +123,9 @@ def _config(plan: FrontPlan, options: FrontOptions, runtime_socket: Path) -> Ite
     yield from _global(plan, options, runtime_socket)
     yield from _defaults(options.limits)
     yield from _frontend(options)
-    yield from _relay(options.limits, relay_socket(runtime_socket))
+    yield from _relay(options, runtime_socket)
+    if options.mesh is not None:
+        yield from mesh_lines(plan, options.mesh, options.limits, runtime_socket)
     for index in range(plan.slots):
         slot = slot_name(index)
         yield f"backend {slot}"
@@ -168,20 +172,7 @@ def _defaults(limits: Limits) -> Iterator[str]:
     )
     for page in PAGES:
         if not page.key:
-            yield f"  http-error status {page.status} {_answer(str(page.status), limits)}"
-
-
-def _answer(key: str, limits: Limits) -> str:
-    """Return a reply that chooses its form by what the client accepts."""
-    # Named twice because an error may precede all rules, and then no variable is set.
-    form = f"var(txn.accept,-),map_sub(page_forms.map,text),concat(/{key})"
-    headers = f"hdr Cache-Control no-store hdr {OWN_MARK} 1"
-    if key in ("502", "503"):
-        headers += f" hdr Retry-After {limits.retry_after_s}"
-    return (
-        f'content-type text/plain lf-string "%[{form},map_str(page_heads.map)]'
-        f'%[var(txn.ray,-)]%[{form},map_str(page_tails.map)]\\n" {headers}'
-    )
+            yield f"  http-error status {page.status} {answer(str(page.status), limits)}"
 
 
 def _frontend(options: FrontOptions) -> Iterator[str]:
@@ -194,35 +185,31 @@ def _frontend(options: FrontOptions) -> Iterator[str]:
         )
     yield from _session_rules(options.site)
     yield from _request_rules(options.site)
-    yield from _slot_rules()
+    yield from slot_rules()
     yield f"  http-request set-var(txn.slot) str({RELAY}) if {{ stopping }} {RELAYING}"
-    yield from _way_rules()
+    yield from _way_rules(forwards=options.mesh is not None)
     yield from _cell_answer_rules(options.limits)
-    yield from _last_rules()
+    yield from last_rules()
 
 
-def _relay(limits: Limits, path: Path) -> Iterator[str]:
+def _relay(options: FrontOptions, runtime_socket: Path) -> Iterator[str]:
     """Where requests arrive that an older process began: its headers stand, its maps do not."""
-    address = quoted(f"unix@{path}")
+    limits = options.limits
+    address = quoted(f"unix@{socket_beside(runtime_socket, 'relay')}")
     rule = "  http-request set-var"
     yield "frontend relay"
     yield f"  bind {address} mode 600"
     yield f"{rule}(sess.scheme) req.hdr(X-Forwarded-Proto)"
     yield f"{rule}(txn.accept) req.fhdr(accept)"
     yield f"{rule}(txn.ray) req.hdr(CF-Ray)"
-    yield from _repeat_rules()
-    yield from _slot_rules()
-    yield from _way_rules()
+    yield from repeat_rules()
+    yield from slot_rules()
+    yield from _way_rules(forwards=options.mesh is not None)
     yield f"  http-response del-header {OWN_MARK}"  # A cell cannot claim to be us.
-    yield from _refused_rules(limits)
-    yield from _last_rules()
+    yield from refused_rules(limits)
+    yield from last_rules()
     yield f"backend {RELAY}"
     yield f"  server newest {address} {POOL}"
-
-
-def relay_socket(runtime_socket: Path) -> Path:
-    """Return where the newest process takes over requests from those that drain."""
-    return runtime_socket.with_name(f"{runtime_socket.stem}-relay.sock")
 
 
 def _session_rules(site: str) -> Iterator[str]:
@@ -256,73 +243,26 @@ def _request_rules(site: str) -> Iterator[str]:
         yield f"  http-request {action}-header {name} {value}"
     # Each header costs a cell 3 % of a hello: without this one workerd takes `http`.
     yield "  http-request set-header X-Kythera-Scheme https if { ssl_fc }"
-    yield from _repeat_rules()
+    yield from repeat_rules()
 
 
-def _repeat_rules() -> Iterator[str]:
-    # What a cell may have begun is repeated only when that is harmless by definition.
-    yield "  http-request disable-l7-retry unless { method GET HEAD OPTIONS }"
-    yield (
-        f"  http-request set-header Connection close if {{ rand({CONNECTION_REQUESTS}) 0 }} "
-        "!{ req.hdr(upgrade) -m found }"
-    )
-
-
-def _slot_rules() -> Iterator[str]:
-    yield f"  http-request set-var(txn.slot) {HOST},map_str(hosts.map,{ROUTED}{NOWHERE})"
-
-
-def _way_rules() -> Iterator[str]:
-    """From the host's slot to a cell; for most requests `allow` skips all the rest."""
-    yield (
-        f"  http-request allow if {{ var(txn.slot) -m beg {SLOT_LETTER} }} "
-        "!{ var(txn.slot),map_str(apart.map) -m found } "
-        f"!{{ req.fhdr({KEY_HEADER}) -m found }} !{{ req.fhdr({OVERRIDES_HEADER}) -m found }}"
-    )
-    yield from _routing_rules()
-    yield from _version_rules()
-    yield "  use_backend %[var(txn.slot)]"
-
-
-def _routing_rules() -> Iterator[str]:
-    """Find the slot of a host that routes may claim, or refuse."""
-    routed = f"if {{ var(txn.slot) -m beg {ROUTED} }}"
-    unless_found = f"{routed} !{{ var(txn.route) -m found }}"
-    rule = "  http-request set-var"
-    yield f'{rule}-fmt(txn.url) "%[var(sess.scheme)]://%[{HOST}]%[pathq]" {routed}'
-    yield f"{rule}(txn.route) var(txn.url),map_str(routes_exact.map) {routed}"
-    yield f"{rule}(txn.route) var(txn.url),map_beg(routes_prefix.map) {unless_found}"
-    yield f"{rule}(txn.route) var(txn.url),map_reg(routes_wild.map) {unless_found}"
-    yield f"{rule}(txn.route) var(txn.slot),bytes({len(ROUTED)}) {unless_found}"
-    yield f"{rule}(txn.slot) var(txn.route) {routed}"
-    refuse = "  http-request return status"
-    # Whatever is not the name of a slot, also nothing at all (no Host), leads nowhere.
+def _way_rules(*, forwards: bool) -> Iterator[str]:
+    """From the host's slot to a cell, or to another machine."""
+    yield fast_rule(APART_ROW)
+    yield from health_rules(f"{{ var(txn.slot) -m beg {ROUTED} }}")
+    yield from route_rules()
+    refuse, rule = "  http-request return status", "  http-request set-var"
     yield f"{refuse} 404 default-errorfiles unless {{ var(txn.slot) -m beg {SLOT_LETTER} }}"
-    yield f"{refuse} 503 default-errorfiles if {{ var(txn.slot),map_str(apart.map) -m found }}"
-
-
-def _version_rules() -> Iterator[str]:
-    """A version key sticks, an override pins; neither can name what is not deployed."""
-    rule = "  http-request set-var"
-    bucket = f"req.fhdr({KEY_HEADER}),xxh32,mod({BUCKETS}),add({BUCKETS})"
-    yield f"{rule}(txn.bucket) {bucket}"
-    yield (
-        f"{rule}(txn.server) var(txn.slot),concat(/,txn.bucket),map_beg(sticky.map) "
-        "if { var(txn.bucket) -m found }"
-    )
-    for index in range(1, OVERRIDES_MAX + 1):
-        yield f"{rule}(txn.pin) req.hdr({OVERRIDES_HEADER},{index})"
-        yield (
-            f"{rule}(txn.server) var(txn.slot),concat(/,txn.pin),map_str(pins.map) "
-            "if { var(txn.pin) -m found }"
-        )
-
-
-def _refused_rules(limits: Limits) -> Iterator[str]:
-    yield (
-        f"  http-response return status 503 {_answer('503', limits)} "
-        f"if {{ status 503 }} {{ res.hdr({REFUSED_MARK}) -m found }}"
-    )
+    if forwards:
+        yield f"{rule}(txn.apart) {APART_ROW}"
+        yield f"{refuse} 503 default-errorfiles if {{ var(txn.apart) -m beg {LOCAL} }}"
+        apart = "if { var(txn.apart) -m found }"
+        yield f"{rule}(txn.worker) var(txn.apart),word(2,{APART_MARK})"
+        yield f"{rule}(txn.slot) var(txn.apart),word(1,{APART_MARK}) {apart}"
+    else:
+        yield f"{refuse} 503 default-errorfiles if {{ {FAILING} -m found }}"
+    yield from version_rules()
+    yield "  use_backend %[var(txn.slot)]"
 
 
 def _cell_answer_rules(limits: Limits) -> Iterator[str]:
@@ -337,21 +277,9 @@ def _cell_answer_rules(limits: Limits) -> Iterator[str]:
     yield f"  http-response wait-for-body {wait} if {bare}"
     # HEAD has no body to look at.
     for proof in (f"{{ res.body -m str {quoted(UNCAUGHT_BODY)} }}", "{ method HEAD }"):
-        yield (f"  http-response return status 500 {_answer('1101', limits)} if {bare} {proof}")
-    yield from _refused_rules(limits)
+        yield (f"  http-response return status 500 {answer('1101', limits)} if {bare} {proof}")
+    yield from refused_rules(limits)
     yield f"  http-response del-header {INTERNAL_PREFIX} -m beg"
-
-
-def _last_rules() -> Iterator[str]:
-    """What every answer gets, whoever made it; our own are finished here."""
-    own = f"{{ status ge 400 }} {{ res.hdr({OWN_MARK}) -m found }}"
-    rule = "  http-after-response"
-    yield f"{rule} set-header CF-Ray %[var(txn.ray)] if {{ var(txn.ray) -m found }}"
-    form = "var(txn.accept,-),map_sub(page_forms.map,text)"
-    yield f"{rule} set-header Content-Type %[{form},map_str(page_types.map)] if {own}"
-    # A cell that ended in the middle is, to the visitor, one that must be asked again.
-    yield f"{rule} set-status 503 if {{ status 502 }} {own}"
-    yield f"{rule} del-header {OWN_MARK} if {own}"
 
 
 def ray_suffix(site: str) -> str:

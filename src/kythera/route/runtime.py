@@ -134,6 +134,8 @@ class ServerRow:
     server: str
     current: int
     total: int
+    status: str = ""
+    """What its health checks found, in HAProxy's words."""
 
 
 SHOW_SERVERS = "show stat -1 4 -1"
@@ -146,9 +148,15 @@ def parse_servers(text: str) -> list[ServerRow]:
     if not lines or not lines[0].startswith("# "):
         return []
     columns = lines[0][2:].split(",")
-    at = {name: columns.index(name) for name in ("pxname", "svname", "scur", "stot")}
+    at = {name: columns.index(name) for name in ("pxname", "svname", "scur", "stot", "status")}
     rows = (line.split(",") for line in lines[1:])
     return [
-        ServerRow(row[at["pxname"]], row[at["svname"]], int(row[at["scur"]]), int(row[at["stot"]]))
+        ServerRow(
+            row[at["pxname"]],
+            row[at["svname"]],
+            int(row[at["scur"]]),
+            int(row[at["stot"]]),
+            row[at["status"]],
+        )
         for row in rows
     ]
