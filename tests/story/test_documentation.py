@@ -21,12 +21,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import click
 import pytest
 
+from kythera.cli.main import kythera
 from tests.platforms import ROOT, RunningPlatform, clean_environment, running
 from tests.processes import wait_until
 
-DOCUMENTS = ("README.md", "docs/1-deploy.md")
+DOCUMENTS = ("README.md", "docs/1-deploy.md", "docs/operate/5-back-up.md")
 COMMAND_S_MAX = 60.0
 BACKGROUND_S_MAX = 30.0
 SERVED_S_MAX = 10.0
@@ -255,7 +257,7 @@ def test_a_reader_can_type_every_command_of_this_document(name: str, tmp_path: P
 
 def test_every_document_for_readers_is_read() -> None:
     """A page of docs/ with commands that no test runs would rot."""
-    pages = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").glob("*.md"))]
+    pages = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
     others = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", *pages]
     with_commands = {name for name in others if blocks((ROOT / name).read_text())}
     assert with_commands <= set(DOCUMENTS)
@@ -269,9 +271,47 @@ def test_shell_commands_stand_only_where_they_are_run() -> None:
         assert set(kinds) <= {"console", "text"}, name
 
 
+OPERATE = sorted(path.name for path in (ROOT / "docs/operate").glob("*.md"))
+
+
+@pytest.mark.parametrize("name", OPERATE)
+def test_commands_that_need_root_are_spelled_as_our_programs_take_them(name: str) -> None:
+    """What operators type on real machines cannot all be run here; that we take it can be seen."""
+    fences = re.findall(
+        r"^```sh\n(.*?)^```$", (ROOT / "docs/operate" / name).read_text(), re.DOTALL | re.MULTILINE
+    )
+    lines = [line for fence in fences for line in fence.splitlines()]
+    typed = [line.removeprefix("kythera ") for line in lines if line.startswith("kythera ")]
+    typed += [
+        f"up {line.partition('=')[2]}" for line in lines if line.startswith("KYTHERA_OPTIONS=")
+    ]
+    for words in typed:
+        understand(words.split())
+
+
+def understand(words: list[str]) -> None:
+    """Read a command line as our program does, without doing it. Raises what click would say."""
+    command: click.Command = kythera
+    context = click.Context(command)
+    while isinstance(command, click.Group):
+        name = words.pop(0)
+        found = command.get_command(context, name)
+        assert found is not None, f"there is no command {name!r}"
+        command = found
+    command.make_context(command.name, words)
+
+
+def test_a_command_that_is_spelled_wrong_is_found() -> None:
+    """A checker that cannot fail proves nothing."""
+    with pytest.raises(click.UsageError):
+        understand(["status", "--stat", "x"])
+    with pytest.raises(AssertionError, match="no command"):
+        understand(["nonsense"])
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     """Files named in links exist, and so do the headings."""
-    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("decisions/*.md")]:
+    for document in [*ROOT.glob("*.md"), *ROOT.rglob("docs/**/*.md"), *ROOT.glob("decisions/*.md")]:
         text = document.read_text()
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
             assert (document.parent / target).exists(), f"{document.name} -> {target}"

@@ -38,6 +38,7 @@ class Catalog:
         """Keys whose newest value this Kythera cannot read, and why."""
         self._deployments: dict[Name, dict[str, Deployment]] = defaultdict(dict)
         self._versions: dict[Name, dict[str, Version]] = defaultdict(dict)
+        self._machines: dict[str, Machine] = {}
         self._tails: dict[Name, dict[str, Tail]] = defaultdict(dict)
 
     def apply(self, key: str, value: bytes | None) -> None:
@@ -53,6 +54,8 @@ class Catalog:
             return
         self.unknown.pop(key, None)
         self.records[key] = record
+        if isinstance(record, Machine):
+            self._machines[key] = record
         index = self._index_of(record)
         if index is not None:
             index[key] = record
@@ -72,6 +75,7 @@ class Catalog:
 
     def _drop(self, key: str) -> None:
         record = self.records.pop(key, None)
+        self._machines.pop(key, None)
         if record is not None:
             index = self._index_of(record)
             if index is not None:
@@ -84,8 +88,7 @@ class Catalog:
 
     def machines(self) -> list[Machine]:
         """Return the fleet's machines, by name."""
-        found = [r for r in self.records.values() if isinstance(r, Machine)]
-        return sorted(found, key=lambda machine: machine.name)
+        return sorted(self._machines.values(), key=lambda machine: machine.name)
 
     def machine(self, name: str) -> Machine | None:
         """Return one machine, or None."""

@@ -19,38 +19,35 @@ import anyio
 import structlog
 
 from kythera.deploy.seal import Sealer
-from kythera.distribute.address import read_log_address
+from kythera.distribute.authority import found
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.copy import Copy
-from kythera.distribute.follower import follow_into
-from kythera.distribute.jetstream import open_log
-from kythera.distribute.log import Log
-from kythera.distribute.nats_server import prepare as prepare_nats
-from kythera.distribute.nats_server import verify
+from kythera.distribute.fetch import Fetcher
+from kythera.distribute.mesh import MeshClient
+from kythera.distribute.promotion import Mover
 from kythera.distribute.served import Served
 from kythera.ground.clock import SystemClock
 from kythera.ground.journal import configure
 from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
-from kythera.model.errors import KytheraError, SetupError, StoreUnavailable
+from kythera.model.errors import KytheraError, SetupError
 from kythera.model.platform import Platform
+from kythera.node.blob_loop import BlobLoop, Place
 from kythera.node.cell_maker import CellMaker
 from kythera.node.consoles import Consoles
-from kythera.node.engines import Engine, EngineOrder
+from kythera.node.engines import Engine
+from kythera.node.fleet import Fleet
 from kythera.node.keeper_client import Exited, KeeperClient, connect_keeper
 from kythera.node.keeper_programs import GIVE_UP_STATUS
+from kythera.node.log_servers import LogServers
 from kythera.node.mind import Mind
+from kythera.node.records_loop import RecordsLoop
 from kythera.node.status import MachineFacts, StatusServer
 from kythera.node.traffic_loop import TrafficLoop
 from kythera.run.decide import Cells
 from kythera.run.workerd import ca_available, find_workerd, workerd_version
 
-SIGTERM = 15
-NATS_STOP_ORDER = 9
 API_PROBE_S = 0.02
-LOG_RETRY_S = 0.2
-CATCH_UP_S_MAX = 5.0
-"""How long readiness waits for the log before the machine serves from its copy alone."""
 
 
 @dataclass
@@ -60,69 +57,41 @@ class Agent:
     layout: Layout
     platform: Platform
     keeper: KeeperClient
-    copy: Copy
-    catalog: Catalog
     mind: Mind
     consoles: Consoles
+    fleet: Fleet
+    servers: LogServers
+    records: RecordsLoop
     front: TrafficLoop
+    blobs: BlobLoop
     facts: MachineFacts
-    caught_up: anyio.Event
-
-    async def follow_log(self) -> None:
-        """Bring every record into the copy, the catalogue and the mind, for ever."""
-        async with open_log(self.layout.log_address, self.platform.limits, within_ms=0) as log:
-            target = await self._newest(log)
-
-            def applied(seq: int) -> None:
-                self.take_changes()
-                if seq >= target:
-                    self.caught_up.set()
-
-            applied(self.copy.applied_seq())
-            await follow_into(log, self.copy, applied)
-
-    async def _newest(self, log: Log) -> int:
-        """Return the log's newest sequence number, waiting as long as it takes to be there."""
-        while True:
-            try:
-                newest = await log.last_seq()
-            except StoreUnavailable as error:
-                self.facts.log = f"down: {error.message}"
-                await anyio.sleep(LOG_RETRY_S)
-            else:
-                self.facts.log = await self._durability()
-                return newest
-
-    async def _durability(self) -> str:
-        """Ask nats-server how it writes: acknowledged must mean on the disk."""
-        try:
-            await verify(await read_log_address(self.layout.log_address))
-        except KytheraError as error:
-            structlog.get_logger("agent").error("log_not_durable", error=str(error))
-            return f"connected, but {error.message}"
-        return "connected"
-
-    def take_changes(self) -> None:
-        """Fold what is new in the copy into the catalogue, and let the mind look at it."""
-        for entry in self.copy.changes_after(self.facts.applied_seq):
-            self.catalog.apply(entry.key, entry.value)
-            self.facts.applied_seq = entry.seq
-        self.facts.unknown_records = dict(self.catalog.unknown)
-        self.mind.records_changed()
-
-    async def prepare_log(self) -> EngineOrder:
-        """Write nats-server's configuration; return how to start it."""
-        argv, _ = prepare_nats(self.layout, self.platform.limits)
-        return EngineOrder(argv, {}, SIGTERM, NATS_STOP_ORDER)
+    client: MeshClient
 
     async def announce(self) -> None:
-        """Tell the keeper that this machine serves, once front, log and API answer."""
-        with anyio.move_on_after(CATCH_UP_S_MAX):
-            await self.caught_up.wait()
+        """Tell the keeper that this machine serves, once records, front and API answer."""
+        await self.records.caught_up()
         await self.front.ready.wait()
         while not await api_answers(self.platform.api):
             await anyio.sleep(API_PROBE_S)
         await self.keeper.announce({})
+
+    def records_changed(self) -> None:
+        """Have everybody look at the catalogue."""
+        self.mind.records_changed()
+        self.blobs.changed()
+
+    async def follow(self) -> None:
+        """Follow the records, for ever."""
+        await self.records.run(self.client)
+
+    async def move_log(self) -> None:
+        """Bring this machine's part of a move of the log on, for ever."""
+        mover = Mover(self.layout, self.platform.machine, self.platform.limits)
+        await mover.keep_moving(self.fleet.core)
+
+    async def show(self) -> None:
+        """Keep what status tells of the fleet current, for ever."""
+        await self.fleet.show(self.facts)
 
 
 async def api_answers(address: str) -> bool:
@@ -142,54 +111,90 @@ async def run(layout: Layout) -> None:
     """Run the agent until the keeper goes away or a task fails."""
     platform = layout.read_platform()
     clock = SystemClock()
+    found(layout, platform.machine, clock, platform.limits.certificate_life_s)
     async with AsyncExitStack() as stack:
         keeper = await stack.enter_async_context(connect_keeper(layout.keeper_socket))
         copy = Copy(layout.copy)
         stack.callback(copy.close)
+        table = stack.enter_context(Served(layout.served))
+        client = await stack.enter_async_context(MeshClient(layout, platform.limits))
         tasks = await stack.enter_async_context(anyio.create_task_group())
         catalog, facts = Catalog(), MachineFacts()
         workerd = find_workerd()
         facts.workerd = await workerd_version(workerd)
         layout.cells.mkdir(mode=0o700, parents=True, exist_ok=True)
         cells = Cells(str(layout.cells), platform.limits, os.cpu_count() or 1)
+        blobs = Blobs(layout.blobs)
         maker = CellMaker(
             layout=layout,
             platform=platform,
             workerd=workerd,
-            blobs=Blobs(layout.blobs),
+            blobs=blobs,
             sealer=Sealer.load(layout.secrets_key),
             ca_available=ca_available(),
         )
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
         consoles = Consoles(keeper, clock)
         mind.started = consoles.listen_to
-        table = stack.enter_context(Served(layout.served))
-        front = TrafficLoop(layout, platform, mind, facts, table)
-        agent = Agent(
-            layout, platform, keeper, copy, catalog, mind, consoles, front, facts, anyio.Event()
+        fleet = Fleet(layout, platform, catalog, clock)
+        fetcher = await stack.enter_async_context(
+            Fetcher(
+                blobs, client, fleet.machines, fleet.me, platform.limits, cores=fleet.core_names
+            )
         )
-        server = StatusServer(str(layout.status_socket), platform, cells, facts)
-        await drive(agent, server, tasks)
+        servers = LogServers(layout, platform.limits, keeper, fleet, consoles.listen_to)
+        agent = Agent(
+            layout=layout,
+            platform=platform,
+            keeper=keeper,
+            mind=mind,
+            consoles=consoles,
+            fleet=fleet,
+            servers=servers,
+            records=RecordsLoop(
+                layout, platform, copy=copy, catalog=catalog, clock=clock, fleet=fleet, facts=facts
+            ),
+            front=TrafficLoop(
+                layout, platform, mind, facts, table=table, fleet=fleet, servers=servers
+            ),
+            blobs=BlobLoop(
+                fetcher,
+                maker,
+                Place(lambda: catalog, cells, fleet.is_core, fleet.is_fresh),
+                clock,
+                platform.limits,
+            ),
+            facts=facts,
+            client=client,
+        )
+        await drive(agent, StatusServer(str(layout.status_socket), platform, cells, facts), tasks)
 
 
 async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) -> None:
     """Adopt what is there, then start every loop and pass on what the keeper says."""
+    agent.records.changed = agent.records_changed
+    agent.mind.prepare, agent.mind.heal = agent.blobs.prepare, agent.blobs.heal
+    agent.servers.changed = agent.mind.traffic_due
     agent.mind.adopt()
-    agent.take_changes()
+    agent.records.take_changes()
     for name in list(agent.keeper.processes):
         agent.consoles.listen_to(name)
-    log_server = Engine("nats", agent.keeper, agent.prepare_log, agent.consoles.listen_to)
     front = Engine("haproxy", agent.keeper, agent.front.prepare, agent.consoles.listen_to)
     loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
-        log_server.run,
+        agent.servers.run,
         front.run,
         agent.front.run,
         agent.front.measure,
+        agent.front.watch_files,
         agent.facts.measure,
+        agent.show,
         agent.mind.watch_sockets,
         agent.mind.keep_time,
         agent.consoles.run,
-        agent.follow_log,
+        agent.follow,
+        agent.move_log,
+        agent.blobs.fetch_ahead,
+        agent.blobs.sweep,
         agent.announce,
         server.run,
     ]
@@ -198,7 +203,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
     async for event in agent.keeper.events:
         agent.mind.keeper_says(event)
         if isinstance(event, Exited):
-            log_server.note(event)
+            agent.servers.note(event)
             front.note(event)
             agent.front.note_exit(event)
 
@@ -213,9 +218,13 @@ def main(argv: list[str] | None = None) -> int:
     code = 0
     try:
         anyio.run(run, Layout(options.state))
-    except* ConnectionError:
+    except* ConnectionError as errors:
         code = 1
-        journal.warning("keeper_gone", sentence="the keeper has gone; this agent ends")
+        journal.warning(
+            "keeper_gone",
+            sentence="the keeper has gone; this agent ends",
+            why="; ".join(map(repr, errors.exceptions)),
+        )
     except* SetupError as errors:
         code = GIVE_UP_STATUS
         for problem in errors.exceptions:

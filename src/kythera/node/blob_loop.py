@@ -33,8 +33,6 @@ from kythera.run.decide import Cells
 
 REST_S = 0.25
 """Between two looks at what to fetch ahead, however often the records change."""
-TELLING = ("version.", "deployment.")
-"""Keys of the records that can make a difference."""
 LEAVING = ".leaving-"
 
 
@@ -63,7 +61,7 @@ class Gathered:
 
 
 class BlobLoop:
-    """One for each agent. `prepare` and `heal` are for the mind, `note` for each record applied."""
+    """One for each agent. `prepare` and `heal` are for the mind, `changed` for the records."""
 
     def __init__(
         self, fetcher: Fetcher, maker: CellMaker, place: Place, clock: Clock, limits: Limits
@@ -111,10 +109,9 @@ class BlobLoop:
 
     # -- ahead of need -------------------------------------------------------------------------
 
-    def note(self, key: str) -> None:
-        """Take note that a record has changed."""
-        if key.startswith(TELLING):
-            self._changed.set()
+    def changed(self) -> None:
+        """Take note that the catalogue has changed."""
+        self._changed.set()
 
     async def fetch_ahead(self) -> None:
         """Fetch what is deployed, and on a core machine everything, for ever."""

@@ -4,23 +4,32 @@ Fail static: when a plan cannot be applied HAProxy goes on with the last one, an
 so and tries again. Cells learn that traffic has moved only after HAProxy has confirmed it.
 """
 
+import dataclasses
 import os
 import resource
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import anyio
 import structlog
 
+from kythera.distribute.mesh import stamp_of
+from kythera.distribute.nearness import Near, near
 from kythera.distribute.served import Served, served_key
 from kythera.ground.layout import Layout
+from kythera.model.catalog import Name
 from kythera.model.errors import KytheraError
 from kythera.model.platform import Platform
 from kythera.model.traffic import Traffic
 from kythera.node.engines import EngineOrder
+from kythera.node.fleet import Fleet
 from kythera.node.keeper_client import Exited
+from kythera.node.log_servers import LogServers
 from kythera.node.mind import Mind
 from kythera.node.status import MachineFacts
+from kythera.route.elsewhere import Elsewhere, Situation
+from kythera.route.forwarding import UP
 from kythera.route.front import Front
+from kythera.route.mesh import MeshFiles, Where
 from kythera.route.plan import FrontPlan, plan_front
 from kythera.route.render import FrontOptions
 
@@ -28,6 +37,9 @@ SIGUSR1 = 10
 STOP_ORDER = 0
 RETRY_S = 0.3
 MEASURE_S = 0.5
+FILES_S = 1.0
+NAMED = 3
+"""How many workers a sentence of the log names."""
 THREADS_MAX = 4
 CORES_PER_THREAD = 2
 """A thread of HAProxy feeds two busy cells and more; a second one costs every request a tenth."""
@@ -42,8 +54,16 @@ class TrafficLoop:
         platform: Platform,
         mind: Mind,
         facts: MachineFacts,
+        *,
         table: Served,
+        fleet: Fleet,
+        servers: LogServers,
     ) -> None:
+        self._layout = layout
+        self._fleet = fleet
+        self._servers = servers
+        self._elsewhere = Elsewhere(platform.limits)
+        self._where: dict[Name, Where] = {}
         self._platform = platform
         self._mind = mind
         self._facts = facts
@@ -66,14 +86,28 @@ class TrafficLoop:
 
     def _plan(self) -> tuple[FrontPlan, Iterable[Traffic]]:
         traffic, failing = self._mind.traffic()
+        self._front.options = dataclasses.replace(self._front.options, mesh=self._mesh())
         plan = plan_front(
             self._mind.catalog,
             traffic,
             failing,
             domain=self._platform.domain,
             previous=self._front.saved_plan(),
+            peers=self._fleet.peers(),
+            where=self._where,
+            tunnels=self._fleet.front_tunnels(),
         )
         return plan, traffic.values()
+
+    def _mesh(self) -> MeshFiles:
+        """Return what the door for other machines needs; a removed machine's own are as good as
+        none, the others see to that."""
+        return MeshFiles(
+            certificate=str(self._layout.machine_certificate.absolute()),
+            authority=str(self._layout.ca_certificate.absolute()),
+            control_socket=str(self._layout.mesh_socket),
+            streams=self._servers.streams(),
+        )
 
     async def prepare(self) -> EngineOrder:
         """Write HAProxy's files from the present plan; return how to start it."""
@@ -139,3 +173,54 @@ class TrafficLoop:
             )
             if self._mind.is_watched():
                 self._mind.records_changed()  # Tails expire by time alone.
+            await self._decide_where()
+
+    async def _decide_where(self) -> None:
+        """Look which workers others had better serve; have the front door do so."""
+        self._mind.hurry(self._fleet.is_draining())
+        if len(self._fleet.machines()) < 2 and not self._where:
+            return
+        try:
+            able = [n for n, peer in (await self._front.forwarding()).items() if peer.state == UP]
+            homed = await self._front.homed()
+        except (KytheraError, OSError):
+            return
+        where = self._elsewhere.decide(self._situation(able, homed), self._mind.clock.monotonic())
+        self._fleet.overloaded = self._elsewhere.overloaded
+        if where != self._where:
+            moved = {name: to for name, to in where.items() if self._where.get(name, "local") != to}
+            self._where = where
+            if moved:
+                names = ", ".join(f"{name[1]}: {to}" for name, to in sorted(moved.items())[:NAMED])
+                self._journal.info("where", sentence=f"{len(moved)} workers go elsewhere ({names})")
+            self._mind.traffic_changed.set()
+
+    def _situation(self, able: Collection[str], homed: Mapping[Name, int]) -> Situation:
+        cells = self._mind.cells
+        here = self._fleet.here()
+        peers = [machine for machine in self._fleet.machines() if machine.name in able]
+        return Situation(
+            workers=frozenset(cells.workers),
+            draining=self._fleet.is_draining(),
+            cpu_share=self._facts.cpu_share,
+            site_peers=sum(near(machine, here) is Near.SITE for machine in peers),
+            peers=len(peers),
+            failing=frozenset(cells.failing(self._mind.clock.monotonic())),
+            served={key: worker.served() for key, worker in cells.workers.items()},
+            homed=homed,
+        )
+
+    async def watch_files(self) -> None:
+        """Notice a renewed certificate, or peers that are reached elsewhere now; for ever."""
+        watched = (
+            self._layout.machine_certificate,
+            self._layout.ca_certificate,
+            self._layout.links,
+        )
+        known = [stamp_of(path) for path in watched]
+        while True:
+            await anyio.sleep(FILES_S)
+            stamps = [stamp_of(path) for path in watched]
+            if stamps != known:
+                known = stamps
+                self._mind.traffic_changed.set()

@@ -1,0 +1,137 @@
+"""The servers of the log that this machine runs: none, one, or two while the log moves.
+
+Promises: what the records want is started through the keeper and kept alive; what they no longer
+want is stopped; processes of a crashed agent are adopted. Each server's ports are kept from start
+to start, so that tunnels of other machines go on leading to it.
+"""
+
+from collections.abc import Callable
+
+import anyio
+from anyio.abc import TaskGroup
+
+from kythera.distribute import cores
+from kythera.distribute.address import address_at
+from kythera.distribute.cores import ServerPlan
+from kythera.distribute.nats_server import port_of, prepare_server, server_file
+from kythera.distribute.promotion import point_to_log
+from kythera.ground.layout import Layout
+from kythera.model.limits import Limits
+from kythera.node.engines import Engine, EngineOrder
+from kythera.node.fleet import Fleet
+from kythera.node.keeper_client import Exited, KeeperClient
+
+SIGTERM = 15
+STOP_ORDER = 9
+LOOK_S = 0.25
+
+
+class LogServers:
+    """Runs what `cores.servers_wanted` says."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        limits: Limits,
+        keeper: KeeperClient,
+        fleet: Fleet,
+        listen_to: Callable[[str], None],
+    ) -> None:
+        self.changed: Callable[[], None] = lambda: None
+        """Told when ports or tunnels have changed."""
+        self._layout = layout
+        self._limits = limits
+        self._keeper = keeper
+        self._fleet = fleet
+        self._listen_to = listen_to
+        self._running: dict[str, tuple[ServerPlan, Engine, anyio.CancelScope]] = {}
+        self._shown: object = None
+
+    def note(self, event: Exited) -> None:
+        """Take the keeper's word that a process has ended."""
+        for _, engine, _ in self._running.values():
+            engine.note(event)
+
+    def wanted(self) -> tuple[ServerPlan, ...]:
+        """Return the servers that this machine is to run now."""
+        if self._fleet.is_removed():
+            return ()
+        return cores.servers_wanted(self._fleet.core(), self._fleet.me)
+
+    def streams(self) -> dict[str, str]:
+        """Return the services of the mesh door that these servers are: name → `host:port`."""
+        found: dict[str, str] = {}
+        for plan in self.wanted():
+            file = server_file(self._layout, plan.epoch)
+            if file is None:
+                continue
+            if plan.clustered:
+                found[plan.service] = f"127.0.0.1:{file.route_port}"
+        # Of two servers one is the log; `point_to_log` has found out which.
+        official = address_at(self._layout.log_address)
+        if official is not None:
+            found["log"] = f"127.0.0.1:{port_of(official)}"
+        return found
+
+    async def run(self) -> None:
+        """Keep the servers as wanted, for ever."""
+        async with anyio.create_task_group() as tasks:
+            while True:
+                await self.look(tasks)
+                await anyio.sleep(LOOK_S)
+
+    async def look(self, tasks: TaskGroup) -> None:
+        """Start what is wanted and does not run, stop what is not wanted."""
+        wanted = {plan.name: plan for plan in self.wanted()}
+        for name in list(self._running):
+            if self._running[name][0] != wanted.get(name):
+                await self._stop(name)
+        for name in self._orphans(set(wanted)):
+            await self._keeper.signal(name, SIGTERM)
+        for name, plan in wanted.items():
+            if name not in self._running:
+                self._start(name, plan, tasks)
+        self._show()
+        core = None if self._fleet.is_removed() else self._fleet.core()
+        await point_to_log(self._layout, core, self._fleet.me)
+
+    def _orphans(self, wanted: set[str]) -> list[str]:
+        """Return servers of an earlier agent that nobody wants any more."""
+        held = [name for name in self._keeper.processes if name.partition("-")[0] == "nats"]
+        return [name for name in held if name not in wanted]
+
+    def _start(self, name: str, plan: ServerPlan, tasks: TaskGroup) -> None:
+        async def prepare() -> EngineOrder:
+            argv, _ = prepare_server(self._layout, plan, self._fleet.me, self._limits)
+            self._show()
+            return EngineOrder(argv, {}, SIGTERM, STOP_ORDER)
+
+        engine = Engine(name, self._keeper, prepare, self._listen_to)
+        scope = anyio.CancelScope()
+        self._running[name] = (plan, engine, scope)
+
+        async def keep() -> None:
+            with scope:
+                await engine.run()
+
+        tasks.start_soon(keep)
+
+    async def _stop(self, name: str) -> None:
+        _, _, scope = self._running.pop(name)
+        scope.cancel()
+        await self._keeper.signal(name, SIGTERM)
+
+    def _show(self) -> None:
+        """Tell of ports and tunnels where they have changed."""
+        plans = self.wanted()
+        tunnels: list[cores.Tunnel] = []
+        for plan in plans:
+            file = server_file(self._layout, plan.epoch)
+            if file is not None and plan.clustered:
+                catalog = self._fleet.catalog
+                tunnels += cores.tunnels(plan, self._fleet.me, file.tunnels, catalog)
+        self._fleet.tunnels = tuple(tunnels)
+        shown = (self._fleet.tunnels, self.streams())
+        if shown != self._shown:
+            self._shown = shown
+            self.changed()
