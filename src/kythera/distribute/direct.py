@@ -67,7 +67,12 @@ class DirectLog:
         yield Stretch([], after_seq, newest)
         async with contextlib.aclosing(self._log.follow(after_seq)) as batches:
             async for batch in batches:
-                sight.take(batch)
+                if not batch:  # it broke and was resumed: ends may have gone meanwhile
+                    newest = max(newest, await self._log.last_seq())
+                    sight.resumed(await self._horizon(), newest)
+                    continue
+                if sight.take(batch):
+                    sight.confirm(batch[-1].seq, await self._horizon())
                 newest = max(newest, batch[-1].seq)
                 yield Stretch(batch, batch[-1].seq, newest)
 

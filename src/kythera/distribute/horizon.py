@@ -26,23 +26,45 @@ def horizon_of(value: bytes | None) -> int:
 class Sight:
     """Whether one run of following the log may have missed ends of records.
 
-    The horizon may move, and tombstones go, while a follower that is far behind reads on. One that
-    has once reached the newest entry reads entries as they are written, long before they go."""
+    The horizon may move, and tombstones go, while a follower that is behind reads on. So what it
+    has read counts as whole only when the horizon, asked for afterwards, is still where that
+    does no harm. Once abreast of the log it reads entries as they are written, long before they
+    go, until its connection breaks. Who began with nothing asks once, when he has everything.
+    """
 
     def __init__(self, after_seq: int, horizon: int, newest: int) -> None:
         """Begin after `after_seq`, with the log's horizon and newest sequence as they are now."""
         self._sure = after_seq
         self._excused = horizon if after_seq == 0 else 0
+        self._empty = after_seq == 0
         self._newest = newest
+        self._abreast = after_seq >= newest
         self._refuse(horizon)
 
-    def take(self, entries: list[Entry]) -> None:
-        """Look at the next entries. Raises LogPruned when something may have been missed."""
+    def resumed(self, horizon: int, newest: int) -> None:
+        """Go on after a break, with horizon and newest as they are now. Raises LogPruned."""
+        self._refuse(horizon)
+        self._newest = newest
+        self._abreast = self._sure >= newest
+
+    def take(self, entries: list[Entry]) -> bool:
+        """Look at the next entries; tell whether to ask for the horizon now, and `confirm`.
+
+        Raises LogPruned when something may have been missed."""
         for entry in entries:
             if entry.key == HORIZON_KEY:
                 self._refuse(horizon_of(entry.value))
-        if entries and entries[-1].seq >= self._newest:
+        if self._abreast:
             self._sure = entries[-1].seq
+            return False
+        return not self._empty or entries[-1].seq >= self._newest
+
+    def confirm(self, seq: int, horizon: int) -> None:
+        """Everything up to `seq` was read before the horizon was asked for. Raises LogPruned."""
+        self._refuse(horizon)
+        self._sure = seq
+        self._empty = False
+        self._abreast = seq >= self._newest
 
     def _refuse(self, horizon: int) -> None:
         if horizon > max(self._sure, self._excused):

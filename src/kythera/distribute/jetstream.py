@@ -153,12 +153,16 @@ class JetStreamLog:
         """Yield what comes after `after_seq`, in order, in batches; never ends."""
         seq = after_seq
         silent_ms = self._limits.source_silent_ms_max
+        resumed = False
         while True:
             link = await self._links.ready()
             feed = Feed(link, STREAM, PREFIX, seq, silent_ms)
             try:
                 await _refuse_behind(link, seq)
                 await feed.open()
+                if resumed:
+                    yield []
+                resumed = True
                 heard_at = anyio.current_time()
                 while True:
                     batch = await feed.next_batch()

@@ -60,6 +60,8 @@ class Log(Protocol):
     def follow(self, after_seq: int) -> AsyncGenerator[list[Entry], None]:
         """Yield what comes after `after_seq`, in order, in batches; resumes by itself, never ends.
 
+        An empty batch says that it has just resumed after a break.
+
         Raises LogBehind when the log ends before `after_seq`. Close it (`contextlib.aclosing`).
         """
         ...

@@ -91,10 +91,13 @@ class MemoryLog:
         """Yield what comes after `after_seq`, in order, in batches; never ends."""
         seq = after_seq
         while True:
+            broken = self._paused
             await self._reachable()
             if self._last < seq:
                 raise LogBehind(f"The log ends at {self._last}, this copy has applied {seq}.")
             changed = self._changed
+            if broken:
+                yield []
             batch = self._after(seq)
             if batch:
                 seq = batch[-1].seq
