@@ -222,14 +222,24 @@ async def test_an_expired_token_is_refused_by_the_records(fleet: Machines) -> No
         await admit(fleet["a"].services, request_of(invitation, "c"))
 
 
-async def test_an_expired_token_is_refused_before_anything_is_asked(
+async def test_a_token_that_is_past_its_time_is_refused_in_plain_words(
     fleet: Machines, tmp_path: Path
 ) -> None:
-    """Goal: a plain word. Method: a token of a second ago."""
-    fleet["a"].clock.time -= 120
+    """Goal: not "TLS alert". Method: a token whose certificate ended, too."""
+    fleet["a"].clock.time -= 3 * DAY_S
     invitation = await invited(fleet, life_s=60)
     with pytest.raises(SetupError, match=r"expired.*token create"):
         await asking(Layout(tmp_path / "new"), invitation)
+
+
+async def test_a_machine_whose_clock_is_hours_ahead_may_join(
+    fleet: Machines, tmp_path: Path
+) -> None:
+    """Goal: the fleet's clock decides. Method: by the asking machine's clock the token is over."""
+    layout, invitation = Layout(tmp_path / "new"), await invited(fleet)
+    ahead = SystemClock().now() + 5 * 3_600
+    await join(layout, invitation, settings("c"), FACTS, now=ahead, say=lambda _: None)
+    assert own_name(layout) == "c"
 
 
 async def test_with_an_expired_tokens_certificate_the_door_does_not_answer(
@@ -307,6 +317,15 @@ async def test_a_folder_that_joined_with_the_token_needs_nothing(
     assert standing(layout, invitation) == "stranger"
     await asking(layout, invitation)
     assert standing(layout, invitation) == "joined"
+
+
+async def test_a_tokens_certificate_opens_nothing_but_joining(fleet: Machines) -> None:
+    """Goal: a line that leaks tells nothing. Method: ask for anything else with it."""
+    mesh = fleet["b"].services.fleet.mesh
+    mesh._me = "join-x"  # type: ignore[attr-defined]
+    for path in ("/health", "/status", "/authority", "/records", "/join/x"):
+        answer = await mesh.request("a", "", "GET", path)
+        assert (answer.status_code, "nothing else" in answer.text) == (403, True)
 
 
 async def test_a_token_and_anothers_certificate_do_not_go_together(fleet: Machines) -> None:

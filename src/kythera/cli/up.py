@@ -57,7 +57,11 @@ def _near(name: str, known: set[str]) -> str:
     "--domain", default="", help="<worker>.<domain> serves  [default: localhost, or the fleet's]."
 )
 @click.option(
-    "--join", default="", metavar="TOKEN", help="Become a machine of the fleet that made TOKEN."
+    "--join",
+    default="",
+    envvar="KYTHERA_JOIN",
+    metavar="TOKEN",
+    help="Become a machine of the fleet that made TOKEN  [default: $KYTHERA_JOIN].",
 )
 @click.option(
     "--site", default="", metavar="NAME", help="Machines that share a network  [default: local]."

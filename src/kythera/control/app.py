@@ -28,6 +28,7 @@ from kythera.control import (
 )
 from kythera.control.access import Gate
 from kythera.control.envelope import INTERNAL, failed, failure, no_route, wrong_method
+from kythera.control.peer_gate import PeerGate
 from kythera.control.services import Services
 from kythera.model.errors import KytheraError
 
@@ -74,6 +75,7 @@ def build_peers_app(services: Services) -> Starlette:
     """Return what other machines speak to, behind HAProxy's mesh door, on a unix socket."""
     app = Starlette(
         routes=[*peers.routes(), *static_files.peer_routes()],
+        middleware=[Middleware(PeerGate)],
         exception_handlers={KytheraError: _refused},
     )
     app.state.services = services

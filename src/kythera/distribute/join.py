@@ -75,7 +75,6 @@ async def join(
 
     `facts` are cores, architecture, kythera and workerd. Raises SetupError."""
     refuse_bad_name(platform.machine)
-    refuse_expired(invitation, now)
     key = _pending_key(layout)
     request = JoinRequest(
         token=invitation.id,
@@ -89,7 +88,13 @@ async def join(
         api=platform.api,
         **facts,
     )
-    answer = await _ask(layout, invitation, request, platform.limits, say)
+    try:
+        answer = await _ask(layout, invitation, request, platform.limits, say)
+    except SetupError:
+        # Ours may be the clock that is wrong, so theirs is asked first; but a door does not say
+        # why it stays shut.
+        refuse_expired(invitation, now)
+        raise
     _refuse_foreign(answer, invitation)
     _write(layout, answer, key, platform, invitation.id)
     return answer
