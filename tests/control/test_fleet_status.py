@@ -70,10 +70,10 @@ async def test_a_machine_that_is_cut_off_is_shown_as_it_was_and_since_when(
 async def test_a_machine_that_hangs_costs_a_deadline_and_hides_nobody(fleet: Machines) -> None:
     """All are asked at once; the others are shown whole."""
     fleet.network.hung.add("b")
-    with anyio.fail_after(2):
+    with anyio.fail_after(5):
         told = by_name(await fleet["a"].status())
     assert told["b"]["state"] == "unreachable"
-    assert "did not answer within 150 ms" in told["b"]["why"]
+    assert "did not answer within 700 ms" in told["b"]["why"]
     assert told["c"]["state"] == "active"
 
 

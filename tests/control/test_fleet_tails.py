@@ -12,10 +12,11 @@ import pytest
 from kythera.control.app import build_events_app
 from kythera.control.store import put
 from kythera.control.tail_relay import WAITING_BYTES_MAX, About, Queue
-from kythera.control.tails import FOREIGN_IDLES, sweep
+from kythera.control.tails import FOREIGN_IDLES, _expired, sweep
+from kythera.model.errors import Conflict
 from kythera.model.records import Machine, Tail
 from kythera.run.targets import targets
-from tests.control.fleets import Machines, Member, machines
+from tests.control.fleets import QUICK, Machines, Member, machines
 from tests.control.test_tails import event, happen, made, path_of, watching
 from tests.control.world import ACCOUNT
 
@@ -94,17 +95,34 @@ async def test_the_newest_connection_has_the_tail(fleet: Machines) -> None:
     assert records(fleet["a"]) == []
 
 
-async def test_a_dead_watchers_machine_delays_nobody(fleet: Machines) -> None:
-    """Its events are lost and counted; another watcher's arrive."""
-    dead, living = await made(fleet["b"]), await made(fleet["c"])
-    fleet.network.hung.add("b")
-    async with watching(fleet["c"], path_of(living)) as watcher:
-        for _ in range(3):
-            await happen(fleet["a"], event())
-        await watcher.wait(4)
-        lost = fleet["a"].services.fleet.relay.lost
-        await until(lambda: lost["unreachable"] > 0)
-    assert dead["id"] != living["id"]
+async def test_a_dead_watchers_machine_delays_nobody(tmp_path: Path) -> None:
+    """However long it is waited for, another watcher's events arrive."""
+    patient = msgspec.structs.replace(QUICK, peer_answer_ms=60_000)
+    async with machines(tmp_path, limits=patient) as fleet:
+        await fleet["a"].deploy()
+        await made(fleet["b"])
+        fleet.network.hung.add("b")
+        await happen(fleet["a"], event())
+        await until(lambda: ("a", "b") in [call[:2] for call in fleet.network.calls])
+        living = await made(fleet["c"])
+        async with watching(fleet["c"], path_of(living)) as watcher:
+            for _ in range(3):
+                await happen(fleet["a"], event())
+            await watcher.wait(4)
+
+
+@pytest.mark.parametrize("trouble", ["hung", "cut"])
+async def test_events_for_a_machine_that_cannot_be_reached_are_lost_and_counted(
+    fleet: Machines, trouble: str
+) -> None:
+    """What waits with them too: a tail is something to look at, and late is of no use."""
+    await made(fleet["b"])
+    getattr(fleet.network, trouble).add("b")
+    for _ in range(3):
+        await happen(fleet["a"], event())
+    lost = fleet["a"].services.fleet.relay.lost
+    await until(lambda: lost["unreachable"] == 3)
+    assert "tail_events_lost" in fleet["a"].journal.getvalue()
 
 
 async def test_what_waits_for_a_machine_is_bounded(fleet: Machines) -> None:
@@ -166,6 +184,35 @@ async def test_clocks_hours_apart_neither_end_nor_prolong_a_tail(fleet: Machines
     fleet["b"].clock.time += 1
     assert await sweep(fleet["b"].services) == 1
     assert records(fleet["a"]) == []
+
+
+async def test_a_clock_hours_ahead_may_connect_to_a_tail_and_count_it(fleet: Machines) -> None:
+    """Expiries are believed where they were written alone."""
+    tail = await made(fleet["a"])
+    b = fleet["b"]
+    b.clock.time += 5 * HOUR_S
+    async with watching(b, path_of(tail)) as watcher:
+        assert watcher.said[0]["type"] == "websocket.accept"
+    b.clock.time += 5 * HOUR_S
+    for _ in range(b.services.platform.limits.tails_per_worker_max):
+        await made(fleet["a"])
+    assert (await b.refused("POST", "scripts/hello/tails", {"filters": []}))[0] == 429
+
+
+async def test_a_tail_renewed_after_it_was_looked_at_is_not_ended(fleet: Machines) -> None:
+    """The end holds over the record that was looked at alone, whatever was read since."""
+    await made(fleet["a"])
+    b = fleet["b"].services
+    await sweep(b)
+    fleet["b"].clock.time += FOREIGN_IDLES * b.platform.limits.tail_idle_s
+    ends = _expired(b)
+    assert len(ends) == 1
+    record = records(fleet["a"])[0]
+    later = msgspec.structs.replace(record, expires_on="2999-01-01T00:00:00.000000Z")
+    await fleet["a"].services.store.write([put(later)])
+    b.store.catalog()
+    with pytest.raises(Conflict):
+        await b.store.write(ends)
 
 
 async def test_machines_that_sweep_at_once_do_not_disturb_each_other(fleet: Machines) -> None:
