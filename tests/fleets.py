@@ -9,11 +9,13 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import httpx
 
 from kythera.sim.one_host.control import send_order
 from kythera.sim.one_host.orders import Order
@@ -39,6 +41,12 @@ class FleetMachine(Doors):
     name: str
     site: str
     pid: int
+
+    def answers(self, worker: str, text: str, path: str = "/") -> bool:
+        """Tell whether a worker's answer holds this text now; no answer does not."""
+        with suppress(httpx.TransportError):
+            return text in self.get(worker, path).text
+        return False
 
     def log(self) -> str:
         """Return the end of what it logged."""
