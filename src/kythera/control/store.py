@@ -52,6 +52,14 @@ class Change(NamedTuple):
     guard: int | None = None
 
 
+class Guarded(NamedTuple):
+    """A change as it goes to the log: its value there, and the sequence it is written over."""
+
+    change: Change
+    value: bytes | None
+    guard: int
+
+
 def put(record: Record, guard: int | None = None) -> Change:
     """Return the change that writes a record."""
     return Change(record.key(), record, guard)
@@ -107,16 +115,40 @@ class Store:
         Returns when this machine's copy shows them and, for a deployment, when the front door
         serves it (or does not within `served_ms`: the last good one serves on meanwhile).
         The first is the guard: put the record there that a concurrent writer would write too.
-        All are checked against the size limit before the first is written."""
-        encoded = [(change, self._encoded(change)) for change in changes]
-        seq = 0
-        for change, value in encoded:
-            guard = self.guard_of(change.key) if change.guard is None else change.guard
-            seq = await self._log.append(change.key, value, expected_seq=guard)
-        await self.caught_up(seq)
-        for change, _ in encoded:
+        All are checked against the size limit before the first is written. When all of them are
+        there already nothing is written."""
+        wanted = [Guarded(change, self._encoded(change), self._guard(change)) for change in changes]
+        if not await self._are_there(wanted):
+            seq = 0
+            for change, value, guard in wanted:
+                seq = await self._log.append(change.key, value, expected_seq=guard)
+            await self.caught_up(seq)
+        for change, _, _ in wanted:
             if self._live is not None and isinstance(change.record, Deployment):
                 await self._live(change.record)
+
+    def _guard(self, change: Change) -> int:
+        return self.guard_of(change.key) if change.guard is None else change.guard
+
+    async def _are_there(self, wanted: list[Guarded]) -> bool:
+        """Tell whether the log holds all this already.
+
+        The copy alone cannot tell: it may not show yet that somebody else wrote something other."""
+        if not all(self._shows(each) for each in wanted):
+            return False
+        newest = await self._log.last_seq()
+        with anyio.move_on_after(self._limits.read_your_writes_ms / 1000):
+            await self.shows(newest)
+            self.catalog()
+            return all(self._shows(each) for each in wanted)
+        return False
+
+    def _shows(self, wanted: Guarded) -> bool:
+        key = wanted.change.key
+        if key in self._catalog.unknown or self.guard_of(key) != wanted.guard:
+            return False
+        record = self._catalog.records.get(key)
+        return wanted.value == (None if record is None else encode(record))
 
     async def write_first(self, key: str, value: bytes) -> None:
         """Write an encoded record where there is none. Raises Conflict where there is one."""
