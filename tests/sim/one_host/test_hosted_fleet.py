@@ -152,7 +152,7 @@ async def test_orders_come_over_a_socket_and_refused_ones_are_answered(tmp_path:
     """Goal: faults from another terminal. Method: cut, look, a wrong name, heal."""
     (tmp_path / "run").mkdir()
     async with fleet_in(tmp_path) as fleet, anyio.create_task_group() as tasks:
-        tasks.start_soon(Control(fleet).serve, tmp_path / "run" / "fleet.sock")
+        await tasks.start(Control(fleet).serve, tmp_path / "run" / "fleet.sock")
         await fleet.start(lambda _text: None)
 
         async def order(**words: object) -> dict[str, object]:

@@ -38,10 +38,16 @@ class Control:
         self._fleet = fleet
         self._one_at_a_time = anyio.Lock()
 
-    async def serve(self, path: Path) -> None:
-        """Serve for ever on a unix socket, which is removed at the end."""
+    async def serve(
+        self,
+        path: Path,
+        *,
+        task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve for ever on a unix socket, which is removed at the end; started once it listens."""
         path.unlink(missing_ok=True)
         listener = await anyio.create_unix_listener(path, mode=0o600)
+        task_status.started()
         try:
             async with listener:
                 await listener.serve(self._answer)

@@ -149,7 +149,7 @@ async def _live(
         tasks.start_soon(give_up)
         with starting:
             await fleet.start(note)
-            tasks.start_soon(Control(fleet).serve, socket_path(layout.state))
+            await tasks.start(Control(fleet).serve, socket_path(layout.state))
             print(_ready(layout, fleet, wanted), flush=True)  # noqa: T201 (what was asked for)
             await stopped.wait()
         await fleet.stop(note)
