@@ -4,6 +4,7 @@ What HAProxy tunnels in a fleet is a straight line here: each server's tunnel to
 peer's own port.
 """
 
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import anyio
 import msgspec
+from nats.errors import Error as NatsError
 
 from kythera.distribute.address import LogAddress
 from kythera.distribute.cores import ServerPlan
@@ -131,6 +133,13 @@ class Cores:
         for name in plan.machines:
             member = self.machines[name]
             point_at(member.layout, member.file(plan.epoch))
+
+    async def drop_log(self, plan: ServerPlan) -> None:
+        """Forget the log of a cluster, if it has one."""
+        address = self[plan.machines[0]].address(plan.epoch)
+        with contextlib.suppress(OSError, NatsError):
+            async with connected(address, "kythera", Links()) as link:
+                await link.client.jetstream(timeout=5).delete_stream("RECORDS")
 
     async def leader(self, plan: ServerPlan) -> str:
         """Return which machine leads the stream."""

@@ -7,30 +7,62 @@ from pathlib import Path
 import anyio
 import pytest
 
+from kythera.distribute.address import LogAddress
+from kythera.distribute.cores import ServerPlan
 from kythera.distribute.jetstream import JetStreamLog, open_log
 from kythera.distribute.log import Entry, LogBehind
 from kythera.distribute.memory_log import MemoryLog
 from kythera.model.errors import Conflict, KytheraError
 from kythera.model.limits import Limits
+from tests.distribute.core_machines import Cores, cores
 from tests.distribute.servers import serving
 
 pytestmark = pytest.mark.anyio
 LIMITS = Limits(record_bytes_max=1_000, append_ms=5_000)
 WAIT_S = 10
+THREE = ServerPlan(2, ("a", "b", "c"))
 Log = MemoryLog | JetStreamLog
 
 
-@pytest.fixture(params=["memory", pytest.param("jetstream", marks=pytest.mark.real)])
-async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Log]:
+@pytest.fixture(scope="module")
+async def three(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Cores]:
+    """Return three core machines that this module's tests share; they run if any test needs them."""
+    async with cores(tmp_path_factory.mktemp("three"), THREE.machines, LIMITS) as made:
+        if any("cluster" in item.name for item in request.session.items):
+            await made.start(THREE)
+        yield made
+
+
+async def emptied(machines: Cores) -> LogAddress:
+    """Return where an empty log of three machines is reached."""
+    await machines.drop_log(THREE)
+    await machines.make_log(THREE)
+    return machines["b"].address(THREE.epoch)
+
+
+KINDS = [
+    "memory",
+    pytest.param("jetstream", marks=pytest.mark.real),
+    pytest.param("cluster", marks=pytest.mark.real),
+]
+
+
+@pytest.fixture(params=KINDS)
+async def log(request: pytest.FixtureRequest, tmp_path: Path, three: Cores) -> AsyncIterator[Log]:
     """Return each kind of log in turn, empty."""
     if request.param == "memory":
         yield MemoryLog(LIMITS)
-        return
-    async with (
-        serving(tmp_path / "state", LIMITS) as server,
-        open_log(server.address, LIMITS) as log,
-    ):
-        yield log
+    elif request.param == "cluster":
+        async with open_log(await emptied(three), LIMITS) as log:
+            yield log
+    else:
+        async with (
+            serving(tmp_path / "state", LIMITS) as server,
+            open_log(server.address, LIMITS) as log,
+        ):
+            yield log
 
 
 async def followed(log: Log, after_seq: int, until_seq: int) -> list[Entry]:
