@@ -39,15 +39,12 @@ from kythera.model.platform import Platform
 PENDING_KEY = "joining.key"
 T = TypeVar("T")
 Standing = Literal["stranger", "joined", "member"]
-"""`joined` with this very token (or its founder); `member` by an earlier one: it may have been
-removed since."""
+"""`joined` with this very token; `member` in another way: it may have been removed since."""
 Say = Callable[[str], None]
 
 
 def standing(layout: Layout, invitation: Invitation) -> Standing:
-    """Return what this folder is to the token's fleet.
-
-    Raises SetupError when it is a machine of another fleet, or founded its own."""
+    """Return what this folder is to the token's fleet. Raises SetupError when it is another's."""
     member = membership.read(layout)
     if member is None or not layout.ca_certificate.exists():
         return "stranger"
@@ -58,8 +55,7 @@ def standing(layout: Layout, invitation: Invitation) -> Standing:
             f"({invitation.fingerprint[:16]}).",
             remedy="Choose another folder: --state DIR. Or start without --join.",
         )
-    done = member.founder or member.token == invitation.id
-    return "joined" if done else "member"
+    return "joined" if member.token == invitation.id else "member"
 
 
 async def join(
