@@ -309,6 +309,13 @@ async def test_a_folder_of_another_fleet_does_not_join(fleet: Machines, tmp_path
         standing(layout, await invited(fleet))
 
 
+async def test_a_founder_that_was_removed_may_join_again(fleet: Machines, tmp_path: Path) -> None:
+    """Goal: no machine is shut out for ever. Method: a founder's folder of the same fleet."""
+    layout = fleet["a"].services.fleet.layout
+    assert layout is not None
+    assert standing(layout, await invited(fleet)) == "member"
+
+
 async def test_a_folder_that_joined_with_the_token_needs_nothing(
     fleet: Machines, tmp_path: Path
 ) -> None:

@@ -171,7 +171,7 @@ def _reason(error: BaseException) -> tuple[str, type[PeerUnreachable]]:
         if isinstance(inner, ssl.SSLCertVerificationError):
             return f"its certificate is refused ({inner.verify_message})", PeerNotTrusted
         inner = inner.__cause__ or inner.__context__
-    return str(error) or type(error).__name__, PeerUnreachable
+    return str(error).rstrip(".") or type(error).__name__, PeerUnreachable
 
 
 class MeshClient:
@@ -215,7 +215,7 @@ class MeshClient:
         Raises PeerUnreachable."""
         address = self.directory.address(peer, recorded)
         with _unreachable(peer, address):
-            client = self._client(peer)
+            client = await self._client(peer)
             return await client.request(method, _url(address, path), **_with_service(more))
 
     @asynccontextmanager
@@ -226,20 +226,20 @@ class MeshClient:
         reading the body inside the block."""
         address = self.directory.address(peer, recorded)
         with _unreachable(peer, address):
-            client = self._client(peer)
+            client = await self._client(peer)
             url = _url(address, path)
             async with client.stream(method, url, **_with_service(more)) as response:
                 yield response
 
-    def _client(self, peer: str) -> httpx.AsyncClient:
+    async def _client(self, peer: str) -> httpx.AsyncClient:
         stamp = stamp_of(self._layout.machine_certificate)
         if stamp != self._stamp:
-            # Those in the middle of an answer finish it; they are closed with us.
-            self._retired = [
-                *(c for c in self._retired if not c.is_closed),
-                *self._clients.values(),
-            ]
+            # Those in the middle of an answer finish it: they are closed at the next renewal, half
+            # a certificate's life later.
+            past, self._retired = self._retired, [*self._clients.values()]
             self._clients, self._stamp = {}, stamp
+            for client in past:
+                await client.aclose()
         if peer not in self._clients:
             self._clients[peer] = self._opened(self._context(peer))
         return self._clients[peer]
