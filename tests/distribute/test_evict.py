@@ -9,7 +9,7 @@ from kythera.distribute.blobs import Held
 from kythera.distribute.evict import LOW_SHARE, Decision, Facts, Seen, decide, decide_trees
 
 GRACE_S = 100.0
-NAMES = [f"{n:02}" for n in range(8)]
+NAMES = [f"{n:02}" for n in range(5)]
 
 
 def facts(*held: Held, **more: object) -> Facts:
@@ -76,6 +76,12 @@ def test_what_is_needed_stays_above_the_limit_too_and_that_is_told() -> None:
     assert decision.over_bytes == 30
 
 
+def test_what_is_needed_stays_though_no_version_refers_to_it_any_more() -> None:
+    """Of a deleted worker a process still finishes its requests."""
+    held = facts(Held("cell", 10, used_ns=5), needed={"cell"}, now_s=1_000.0)
+    assert removed(decide(held, {"cell": Seen(5, 0.0)})) == []
+
+
 def test_a_core_machine_keeps_whatever_any_version_refers_to() -> None:
     """However full: it is the fleet's memory."""
     held = [Held("old", 10**6, 1), Held("loose", 1, 1)]
@@ -88,12 +94,12 @@ def test_a_core_machine_keeps_whatever_any_version_refers_to() -> None:
 
 
 blobs = st.lists(
-    st.builds(Held, st.sampled_from(NAMES), st.integers(0, 50), st.integers(0, 5)),
+    st.builds(Held, st.sampled_from(NAMES), st.integers(0, 50), st.integers(0, 2)),
     unique_by=lambda blob: blob.digest,
 )
 some = st.sets(st.sampled_from(NAMES))
 seen_before = st.dictionaries(
-    st.sampled_from(NAMES), st.builds(Seen, st.integers(0, 5), st.floats(0, 300)), max_size=8
+    st.sampled_from(NAMES), st.builds(Seen, st.integers(0, 2), st.floats(0, 300)), max_size=8
 )
 
 
