@@ -38,7 +38,7 @@ Commands:
   fleet     Run a whole fleet on this computer, and trouble it.
   status    Show machines and cells as they are now.
   token     Make the lines with which machines join.
-  machine   List, drain, label and remove machines.
+  machine   List, drain, promote and remove machines.
   doctor    Check this machine and the running platform.
   deploy    Put a project, or one .js/.ts file, into service.
   tail      Watch a worker's requests, console and exceptions.
@@ -48,6 +48,8 @@ Commands:
   secret    Set, list and delete a worker's secrets.
   wrangler  Run wrangler against this platform.
   env       Print the environment that wrangler needs.
+  backup    Write everything to one file.
+  restore   Make a new platform from a backup.
 
 Exit codes:
   0    done

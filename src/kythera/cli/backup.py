@@ -14,8 +14,9 @@ FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @FILE
 @with_here
 def backup(here: Here, file: Path) -> None:
-    """Write all records, code and keys of this platform to a new FILE (0600).
+    """Write everything to one file.
 
+    Records, code and keys of this platform go to a new FILE (0600).
     It reads this machine's own copy, so it works while the platform runs, and while the log or
     every other machine is gone.
     """
@@ -33,7 +34,10 @@ def backup(here: Here, file: Path) -> None:
 @FILE
 @with_here
 def restore(here: Here, file: Path) -> None:
-    """Make a new platform in --state DIR from a backup; `kythera up` then serves it."""
+    """Make a new platform from a backup.
+
+    It is made in --state DIR; `kythera up` then serves it.
+    """
     from kythera.distribute.archive import restore as fill
 
     about = fill(file, here.layout)

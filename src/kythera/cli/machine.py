@@ -17,7 +17,7 @@ STATUS_S = 15.0
 
 @click.group()
 def machine() -> None:
-    """List, drain, label and remove machines."""
+    """List, drain, promote and remove machines."""
 
 
 def path_of(name: str) -> str:
