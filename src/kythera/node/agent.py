@@ -48,6 +48,7 @@ from kythera.run.decide import Cells
 from kythera.run.workerd import ca_available, find_workerd, workerd_version
 
 API_PROBE_S = 0.02
+API_WRITES_S_MAX = 10.0
 
 
 @dataclass
@@ -71,8 +72,7 @@ class Agent:
         """Tell the keeper that this machine serves, once records, front and API answer."""
         await self.records.caught_up()
         await self.front.ready.wait()
-        while not await api_answers(self.platform.api):
-            await anyio.sleep(API_PROBE_S)
+        await api_ready(self.platform.api)
         await self.keeper.announce({})
 
     def records_changed(self) -> None:
@@ -94,13 +94,24 @@ class Agent:
         await self.fleet.show(self.facts)
 
 
-async def api_answers(address: str) -> bool:
+async def api_ready(address: str) -> None:
+    """Wait until the API can write, but not for ever: a machine that is cut off from the log serves
+    from its copy, and its API reads from it."""
+    with anyio.move_on_after(API_WRITES_S_MAX):
+        while not await api_answers(address, "/healthz"):
+            await anyio.sleep(API_PROBE_S)
+        return
+    while not await api_answers(address, "/healthz?reads"):
+        await anyio.sleep(API_PROBE_S)
+
+
+async def api_answers(address: str, path: str) -> bool:
     """Ask the control API whether it is healthy; False on any failure."""
     host, _, port = address.rpartition(":")
     with anyio.move_on_after(2.0):
         try:
             async with await anyio.connect_tcp(host.strip("[]") or "127.0.0.1", int(port)) as peer:
-                await peer.send(b"GET /healthz HTTP/1.0\r\nHost: kythera\r\n\r\n")
+                await peer.send(f"GET {path} HTTP/1.0\r\nHost: kythera\r\n\r\n".encode())
                 return b" 200 " in (await peer.receive())[:20]
         except (OSError, anyio.EndOfStream, anyio.BrokenResourceError):
             return False
