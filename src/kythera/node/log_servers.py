@@ -24,6 +24,7 @@ from kythera.node.keeper_client import Exited, KeeperClient
 SIGTERM = 15
 STOP_ORDER = 9
 LOOK_S = 0.25
+PREPARED_S_MAX, PREPARED_POLL_S = 5.0, 0.005
 
 
 class LogServers:
@@ -46,6 +47,14 @@ class LogServers:
         self._listen_to = listen_to
         self._running: dict[str, tuple[ServerPlan, Engine, anyio.CancelScope]] = {}
         self._shown: object = None
+
+    async def prepared(self) -> None:
+        """Wait, but not for ever, until the ports of all wanted servers are known.
+
+        HAProxy then starts with them, instead of being reloaded right after."""
+        with anyio.move_on_after(PREPARED_S_MAX):
+            while any(server_file(self._layout, plan.epoch) is None for plan in self.wanted()):
+                await anyio.sleep(PREPARED_POLL_S)
 
     def note(self, event: Exited) -> None:
         """Take the keeper's word that a process has ended."""

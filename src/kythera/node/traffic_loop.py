@@ -112,6 +112,7 @@ class TrafficLoop:
     async def prepare(self) -> EngineOrder:
         """Write HAProxy's files from the present plan; return how to start it."""
         await self._mind.sockets_open()
+        await self._servers.prepared()
         plan, _ = self._plan()
         self._front.prepare(plan)
         return EngineOrder(self._front.argv(), self._front.env(), SIGUSR1, STOP_ORDER, batch=True)
