@@ -229,17 +229,22 @@ async def look(fleet: RunningFleet, clients: Clients, workers: list[str]) -> Non
     final: list[Read] = []
     stored: list[Stored] = []
     silent: list[str] = []
-    for machine in fleet.machines:
+
+    async def one(machine: FleetMachine) -> None:
         for worker in workers:
             read = await clients.read(machine, worker)
-            listing = await clients.stored(machine, worker)
-            if isinstance(read, Read):
-                final.append(read)
-            else:
+            if isinstance(read, str):
                 silent.append(f"{machine.name} for {worker}: {read}")
-            if isinstance(listing, Stored):
-                stored.append(listing)
-            else:
+                return
+            final.append(read)
+            listing = await clients.stored(machine, worker)
+            if isinstance(listing, str):
                 silent.append(f"{machine.name}'s list of {worker}: {listing}")
+                return
+            stored.append(listing)
+
+    async with anyio.create_task_group() as tasks:
+        for machine in fleet.machines:
+            tasks.start_soon(one, machine)
     history = clients.history
     history.final, history.stored, history.silent = final, stored, silent

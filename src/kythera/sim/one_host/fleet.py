@@ -183,12 +183,30 @@ class HostedFleet:
                 after = orders.condition_after(order, self._relay.condition(a, b))
                 self._relay.become(a, b, after)
         elif order.do in orders.MACHINES:
-            for name in orders.named(order.a, self._sites):
-                await self._deal_with(order.do, self.machines[name])
+            await self._all_at_once(order.do, orders.named(order.a, self._sites))
         elif order.do != "show":
             raise KytheraError(f"a fleet knows no order {order.do!r}.", remedy="See --help.")
         self._write()
         return self.shown()
+
+    async def _all_at_once(self, what: str, names: Sequence[str]) -> None:
+        """Do it to several machines; the first that refuses is told when all have had their turn.
+
+        Together, because machines that hold the log wait for one another when they start."""
+        refused: list[KytheraError] = []
+
+        async def one(name: str) -> None:
+            try:
+                await self._deal_with(what, self.machines[name])
+            except KytheraError as error:
+                refused.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for name in names:
+                tasks.start_soon(one, name)
+        if refused:
+            self._write()
+            raise refused[0]
 
     async def _deal_with(self, what: str, one: HostedMachine) -> None:
         if what == "kill":
