@@ -39,7 +39,9 @@ from kythera.deploy.source_map import map_stack, source_maps
 from kythera.distribute import membership
 from kythera.distribute.authority import found
 from kythera.distribute.blobs import Blobs
+from kythera.distribute.core_finder import CoreFinder, mesh_secure
 from kythera.distribute.fetch import fetcher_of
+from kythera.distribute.fold import Fold
 from kythera.distribute.jetstream import open_log
 from kythera.distribute.mesh import MeshClient
 from kythera.distribute.relay import Relay
@@ -49,6 +51,7 @@ from kythera.ground.clock import SystemClock
 from kythera.ground.journal import Journal, configure
 from kythera.ground.layout import Layout
 from kythera.ground.sockets import listen_tcp, listen_unix
+from kythera.model.catalog import Catalog
 from kythera.model.errors import Conflict, KytheraError, StoreUnavailable
 from kythera.model.platform import Platform
 from kythera.model.records import Account, Deployment, Version
@@ -109,7 +112,9 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
     blobs = Blobs(layout.blobs)
     async with AsyncExitStack() as stack:
         copy = stack.enter_context(LateCopy(layout.copy))
-        log = await stack.enter_async_context(open_log(layout.log_address, limits, within_ms=0))
+        finder = CoreFinder(layout, platform.machine, _catalog_of(copy))
+        opening = open_log(finder, limits, within_ms=0, secure=mesh_secure(layout))
+        log = await stack.enter_async_context(opening)
         served = stack.enter_context(Served(layout.served, readonly=True))
 
         async def live(deployment: Deployment) -> bool:
@@ -141,6 +146,18 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
             carrier=await stack.enter_async_context(carrier),
             relay=Relay(copy, limits),
         )
+
+
+def _catalog_of(copy: LateCopy) -> Callable[[], Catalog]:
+    """Return what reads the records for those who look for the log."""
+    catalog = Catalog()
+    fold = Fold(copy, catalog)
+
+    def read() -> Catalog:
+        fold.take()
+        return catalog
+
+    return read
 
 
 def _joined(layout: Layout) -> bool:

@@ -16,6 +16,7 @@ from kythera.distribute.copy import Copy
 from kythera.distribute.core_finder import CoreFinder, mesh_secure
 from kythera.distribute.fold import Fold
 from kythera.distribute.follower import Follower
+from kythera.distribute.heart import KEY as HEARTBEAT_KEY
 from kythera.distribute.heart import Heart, Turn
 from kythera.distribute.jetstream import JetStreamLog, open_log
 from kythera.distribute.mesh import MeshClient
@@ -67,11 +68,13 @@ class RecordsLoop:
 
     def take_changes(self, _: int = 0) -> None:
         """Fold what is new in the copy into the catalogue, and let others look at it."""
-        self._fold.take()
+        missed = self._fold.take()
         self._facts.applied_seq = self._fold.applied_seq
         self._facts.unknown_records = dict(self._catalog.unknown)
         self._fleet.heard()
-        self.changed()
+        # A heartbeat each second changes nothing that anybody decides by.
+        if missed.anew or any(entry.key != HEARTBEAT_KEY for entry in missed.entries):
+            self.changed()
 
     @asynccontextmanager
     async def opened(self, client: MeshClient) -> AsyncIterator[JetStreamLog]:
