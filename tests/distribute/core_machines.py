@@ -184,6 +184,10 @@ class Any:
     def worked(self, address: LogAddress) -> None:
         """Stay with it."""
 
+    def is_outdated(self, address: LogAddress) -> bool:
+        """Stay with it."""
+        return False
+
 
 @asynccontextmanager
 async def cores(state: Path, names: Iterable[str], limits: Limits) -> AsyncIterator[Cores]:

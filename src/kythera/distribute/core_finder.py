@@ -74,6 +74,10 @@ class CoreFinder:
         """Forget that it ever failed."""
         self._failed_at.pop(address.peer or self._me, None)
 
+    def is_outdated(self, address: LogAddress) -> bool:
+        """Tell whether this machine's own log is another server now, or none."""
+        return not address.peer and address_at(self._layout.log_address) != address
+
 
 def mesh_secure(layout: Layout) -> Secure:
     """Return what makes the TLS settings for another machine's log."""

@@ -233,6 +233,11 @@ class _Fixed:
     def worked(self, address: LogAddress) -> None:
         """There is no other."""
 
+    def is_outdated(self, address: LogAddress) -> bool:
+        """Tell whether the file names another server now."""
+        found = self.find()
+        return found is not None and found != address
+
 
 @asynccontextmanager
 async def open_log(

@@ -53,6 +53,10 @@ class Finder(Protocol):
         """Hear that the server at `address` is in order."""
         ...
 
+    def is_outdated(self, address: LogAddress) -> bool:
+        """Tell whether a connection to `address` is to be left: the log is no longer there."""
+        ...
+
 
 class LinkLost(Exception):
     """The connection was cut while somebody waited on it; what was sent may have arrived."""
@@ -173,7 +177,7 @@ async def keep_linked(
                     supply.finder.worked(address)
                     _events.info("log_connected", url=address.url)
                     links.offer(link)
-                    await keep_alive(link, links, supply.silent_ms_max)
+                    await keep_alive(link, links, supply, address)
                 _events.warning("log_connection_lost", url=address.url, error=links.last_error)
         except (OSError, NatsError, LinkLost, TimeoutError, KytheraError) as error:
             if not isinstance(error, NoServersError):  # the reason was noted before it
@@ -188,10 +192,12 @@ async def keep_linked(
         retry_ms = min(retry_ms * 2, RETRY_MS_MAX)
 
 
-async def keep_alive(link: Link, links: Links, silent_ms_max: int) -> None:
-    """Return when the connection has ended; end it when its server says nothing for so long.
+async def keep_alive(link: Link, links: Links, supply: Supply, address: LogAddress) -> None:
+    """Return when the connection has ended; end it when its server says nothing for too long, or is
+    no longer the one to talk to.
 
     Whatever arrives counts, so that a slow link full of records is not taken for a dead one."""
+    silent_ms_max = supply.silent_ms_max
     heard, asked = link.signs_of_life(), 0
     while not link.lost.is_set():
         await link.ask_for_life()
@@ -203,6 +209,9 @@ async def keep_alive(link: Link, links: Links, silent_ms_max: int) -> None:
         heard = now
         if asked >= ASKED_TIMES:
             links.last_error = f"the server said nothing for {silent_ms_max} ms"
+            link.cut()
+        elif supply.finder.is_outdated(address):
+            links.last_error = "the log is at another address now"
             link.cut()
 
 
