@@ -182,21 +182,14 @@ def begin(fleet: RunningFleet, core: list[str], fault: Fault) -> Callable[[], No
             kill_part(fleet[a], b)
             return lambda: None
         case "kill-core":
-            for name in core:
-                with contextlib.suppress(KytheraError):
-                    fleet.kill(name)
-            return lambda: revive(fleet, core)
+            with contextlib.suppress(KytheraError):  # one of them may be down already
+                fleet.kill(",".join(core))
+            return lambda: fleet.revive(",".join(core))
         case "full-disk":
             return filled(fleet[a].state)
         case other:
             raise AssertionError(other)
     return lambda: fleet.heal(a, b)
-
-
-def revive(fleet: RunningFleet, names: list[str]) -> None:
-    """Start or wake machines, one after the other."""
-    for name in names:
-        fleet.revive(name)
 
 
 def kill_part(machine: FleetMachine, part: str) -> None:

@@ -80,6 +80,10 @@ def test_an_order_names_machines_sites_or_all() -> None:
     assert len(pairs(Order(do="cut", a="s1", b="s2"), SITES)) == 8
     assert len(pairs(Order(do="cut", a="m4", b="all"), SITES)) == 6
     assert len(pairs(Order(do="heal"), SITES)) == 12
+    assert pairs(Order(do="cut", a="m1,m3", b="m2", one_way=True), SITES) == [
+        ("m1", "m2"),
+        ("m3", "m2"),
+    ]
     with pytest.raises(SetupError, match="no link"):
         pairs(Order(do="cut", a="m1", b="m1"), SITES)
 

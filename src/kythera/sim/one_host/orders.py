@@ -1,6 +1,7 @@
 """Faults on order: what may be asked of a running fleet, and which links it concerns. Pure.
 
-A link's end is named by a machine (m1), by a site (s1: all machines there) or by `all`.
+A link's end is named by a machine (m1), a site (s1: all machines there), several of them (m1,m3)
+or by `all`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,6 +55,8 @@ def named(word: str, sites: Mapping[str, str]) -> list[str]:
     """Return the machines that a word means; `sites` is machine -> site. Raises SetupError."""
     if word == ALL:
         return list(sites)
+    if "," in word:
+        return [name for each in word.split(",") for name in named(each, sites)]
     found = [name for name, site in sites.items() if word in (name, site)]
     if not found:
         raise SetupError(
