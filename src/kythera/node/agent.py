@@ -188,6 +188,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
     agent.servers.changed = agent.mind.traffic_due
     agent.mind.adopt()
     agent.records.take_changes()
+    agent.records_changed()
     for name in list(agent.keeper.processes):
         agent.consoles.listen_to(name)
     front = Engine("haproxy", agent.keeper, agent.front.prepare, agent.consoles.listen_to)
