@@ -9,6 +9,7 @@ lost with it.
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import anyio
 import structlog
@@ -50,8 +51,21 @@ def takers(
     return sorted(nearest(others, me), key=lambda m: (m.name not in cores, rests(m)))
 
 
-async def replicate(digests: Sequence[str], given: Given) -> None:
-    """Give copies away until there are enough. Raises StoreUnavailable when no core has one."""
+class Giving(Protocol):
+    """Makes sure that one machine has all these blobs: `give`."""
+
+    async def __call__(
+        self, digests: Sequence[str], machine: Machine, given: Given, *, patient: bool
+    ) -> None:
+        """Raise TransferFailed when it has not."""
+        ...
+
+
+async def replicate(digests: Sequence[str], given: Given, giving: Giving | None = None) -> None:
+    """Give copies away until there are enough. Raises StoreUnavailable when no core has one.
+
+    `giving` makes sure that one machine has them all (`give`)."""
+    giving = giving or give
     if not digests:
         return
     wanted = min(given.limits.blob_copies_min, 1 + len(given.others))
@@ -68,7 +82,7 @@ async def replicate(digests: Sequence[str], given: Given) -> None:
             if not core_holds() and machine.name not in given.cores:
                 break  # No core took it: more copies would not make it safe.
             try:
-                await give(digests, machine, given, patient=patient)
+                await giving(digests, machine, given, patient=patient)
                 holders.append(machine.name)
             except TransferFailed as failure:
                 failures[machine.name] = failure
