@@ -12,7 +12,7 @@ import pytest
 from kythera.control.app import build_events_app
 from kythera.control.store import put
 from kythera.control.tail_relay import WAITING_BYTES_MAX, About, Queue
-from kythera.control.tails import FOREIGN_IDLES, _expired, sweep
+from kythera.control.tails import LEFT_IDLES, _expired, sweep
 from kythera.model.errors import Conflict
 from kythera.model.records import Machine, Tail
 from kythera.run.targets import targets
@@ -179,11 +179,26 @@ async def test_clocks_hours_apart_neither_end_nor_prolong_a_tail(fleet: Machines
         observed = targets(fleet[name].catalog, now, name)[(ACCOUNT, "hello")]
         assert all(want.observed for want in observed.values())
     idle_s = fleet["a"].services.platform.limits.tail_idle_s
-    fleet["b"].clock.time += FOREIGN_IDLES * idle_s - 1
+    fleet["b"].clock.time += LEFT_IDLES * idle_s - 1
     assert await sweep(fleet["b"].services) == 0
     fleet["b"].clock.time += 1
     assert await sweep(fleet["b"].services) == 1
     assert records(fleet["a"]) == []
+
+
+async def test_a_clock_that_is_put_back_leaves_no_tail_for_hours(fleet: Machines) -> None:
+    """Its own tails of the wrong hour go too, but for those somebody is connected to."""
+    a = fleet["a"]
+    a.clock.time += 5 * HOUR_S
+    await made(a)
+    watched = await made(a)
+    async with watching(a, path_of(watched)):
+        await sweep(a.services)
+        idle_s = a.services.platform.limits.tail_idle_s
+        ages = a.services.fleet.tail_ages
+        ages._seen = {k: (seq, at - LEFT_IDLES * idle_s) for k, (seq, at) in ages._seen.items()}
+        assert await sweep(a.services) == 1
+        assert [tail.id for tail in records(a)] == [watched["id"]]
 
 
 async def test_a_clock_hours_ahead_may_connect_to_a_tail_and_count_it(fleet: Machines) -> None:
@@ -204,7 +219,7 @@ async def test_a_tail_renewed_after_it_was_looked_at_is_not_ended(fleet: Machine
     await made(fleet["a"])
     b = fleet["b"].services
     await sweep(b)
-    fleet["b"].clock.time += FOREIGN_IDLES * b.platform.limits.tail_idle_s
+    fleet["b"].clock.time += LEFT_IDLES * b.platform.limits.tail_idle_s
     ends = _expired(b)
     assert len(ends) == 1
     record = records(fleet["a"])[0]
@@ -221,7 +236,7 @@ async def test_machines_that_sweep_at_once_do_not_disturb_each_other(fleet: Mach
     idle_s = fleet["a"].services.platform.limits.tail_idle_s
     for name in "bc":
         await sweep(fleet[name].services)
-        fleet[name].clock.time += FOREIGN_IDLES * idle_s
+        fleet[name].clock.time += LEFT_IDLES * idle_s
     fleet["c"].copy.stopped_at = fleet.log._last
     assert await sweep(fleet["b"].services) == 1
     assert await sweep(fleet["c"].services) == 0
@@ -229,7 +244,7 @@ async def test_machines_that_sweep_at_once_do_not_disturb_each_other(fleet: Mach
     renewed = await made(fleet["a"])
     record = records(fleet["a"])[0]
     await sweep(fleet["b"].services)
-    fleet["b"].clock.time += FOREIGN_IDLES * idle_s
+    fleet["b"].clock.time += LEFT_IDLES * idle_s
     later = msgspec.structs.replace(record, expires_on="2999-01-01T00:00:00.000000Z")
     await fleet["a"].services.store.write([put(later)])
     assert await sweep(fleet["b"].services) == 0

@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from kythera.control.store import put
+from kythera.model.records import Heartbeat
 from tests.control.fleets import Machines, Member, machines
 from tests.control.test_asset_uploads import FILES, SESSION, hash_of, manifest_of
 from tests.control.world import ACCOUNT, form
@@ -81,6 +83,26 @@ async def test_a_session_whose_machine_is_gone_is_refused_in_words(fleet: Machin
     for path in ("/index.html", "/css/a b.css"):
         assert (await send(fleet["b"], fresh, path)).status_code == 202
     assert (await send(fleet["b"], fresh, "/x")).status_code == 201
+
+
+async def test_clocks_hours_apart_do_not_end_a_session(fleet: Machines) -> None:
+    """Its tokens go by the fleet's clock, and end by it too."""
+    store = fleet["a"].services.store
+    at_ms = int(fleet["a"].clock.time * 1000)
+    await store.write([put(Heartbeat(machine="a", number=1, at_ms=at_ms))])
+    fleet["b"].clock.time += 5 * 3_600
+    fleet["c"].clock.time -= 5 * 3_600
+    token = await begun(fleet["b"])
+    for name, path in (("a", "/index.html"), ("c", "/css/a b.css")):
+        assert (await send(fleet[name], token, path)).status_code == 202
+    last = await send(fleet["a"], token, "/x")
+    assert last.status_code == 201
+    metadata: Any = {"assets": {"jwt": last.json()["result"]["jwt"]}, "bindings": BINDING}
+    await fleet["c"].ok("PUT", "scripts/site", files=form(**metadata))
+    store.catalog()
+    later_ms = at_ms + 3_601_000
+    await store.write([put(Heartbeat(machine="a", number=2, at_ms=later_ms))])
+    assert (await send(fleet["a"], token, "/x")).status_code == 403
 
 
 async def test_what_a_machine_refuses_is_refused_by_whoever_handed_it_on(fleet: Machines) -> None:

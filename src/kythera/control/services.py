@@ -16,6 +16,7 @@ from kythera.deploy.bindings import Seals
 from kythera.ground.chance import Chance
 from kythera.ground.clock import Clock
 from kythera.ground.journal import Journal
+from kythera.model.errors import StoreUnavailable
 from kythera.model.platform import Platform
 from kythera.model.records import Version
 
@@ -97,6 +98,20 @@ class Services:
     def me(self) -> str:
         """This machine's name."""
         return self.platform.machine
+
+    def fleet_now(self) -> float:
+        """Return the time that all machines agree on, in Unix seconds.
+
+        Their clocks may be hours apart; what one machine signs and another checks goes by the
+        newest heartbeat, which may be a second old. A machine alone goes by its clock."""
+        try:
+            catalog = self.store.catalog()
+        except StoreUnavailable:
+            return self.clock.now()
+        heartbeat = catalog.heartbeat()
+        if heartbeat is None or len(catalog.machines()) < 2:
+            return self.clock.now()
+        return heartbeat.at_ms / 1000
 
     @property
     def account(self) -> str:

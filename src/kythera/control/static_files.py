@@ -69,7 +69,7 @@ def _claims(services: Services, worker: str, manifest: str, purpose: str) -> Cla
         worker=worker,
         manifest=manifest,
         machine=services.me if session else "",
-        exp=int(services.clock.now()) + assets.SESSION_S,
+        exp=int(services.fleet_now()) + assets.SESSION_S,
         # Newer wranglers then send each file raw, instead of base64 in forms.
         wrangler_single_asset_uploads=session,
         edge_kv_upload_concurrency=assets.PARALLEL_UPLOADS if session else 0,
@@ -120,8 +120,7 @@ def _claimed(request: Request) -> tuple[Services, Claims]:
     token = presented_token(request.headers)
     if token is None:
         raise Refusal(10000, "Authentication error: no assets token was sent.", status=401)
-    now = services.clock.now()
-    claims = assets.redeem(token, services.session_key, now, "session")
+    claims = assets.redeem(token, services.session_key, services.fleet_now(), "session")
     if claims.account != services.account:
         raise Refusal(10000, "This assets token is for another account.", status=403)
     return services, claims

@@ -39,8 +39,8 @@ SOCKET_CHECK_S_MAX = 5.0
 HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?|\[[0-9a-fA-F:.]{2,45}\](:[0-9]{1,5})?")
 TAIL_GONE = 10057
 TOO_MANY_TAILS = 10058
-FOREIGN_IDLES = 3
-"""So many times as long as at home a tail of another machine may go without renewal."""
+LEFT_IDLES = 3
+"""So many times `tail_idle_s` a tail may go without renewal, whatever its expiry says."""
 
 
 async def post_tail(request: Request) -> Response:
@@ -245,23 +245,17 @@ async def sweep(services: Services) -> int:
 
 def _expired(services: Services) -> list[Change]:
     now, monotonic = iso(services.clock.now()), services.clock.monotonic()
-    records = services.store.catalog().records.values()
-    tails = [record for record in records if isinstance(record, Tail)]
-    mine = [tail for tail in tails if is_here(tail, services.me)]
-    seqs = {tail.key(): services.store.guard_of(tail.key()) for tail in tails}
-    ages = services.fleet.tail_ages
-    ages.note({tail.key(): seqs[tail.key()] for tail in tails if tail not in mine}, monotonic)
-    foreign_s = FOREIGN_IDLES * services.platform.limits.tail_idle_s
+    catalog, ages = services.store.catalog(), services.fleet.tail_ages
+    tails = {key: r for key, r in catalog.records.items() if isinstance(r, Tail)}
+    seqs = {key: services.store.guard_of(key) for key in tails}
+    ages.note(seqs, monotonic)
+    # A clock that was put back makes expiries far away of this machine's own tails, too.
+    left = ages.unchanged(LEFT_IDLES * services.platform.limits.tail_idle_s, monotonic)
     return [
-        Change(key, None, seq)
-        for key, seq in (
-            *(
-                (tail.key(), seqs[tail.key()])
-                for tail in mine
-                if tail.expires_on <= now and not services.tails.is_connected(tail.id)
-            ),
-            *ages.unchanged(foreign_s, monotonic).items(),
-        )
+        Change(key, None, seqs[key])
+        for key, tail in tails.items()
+        if (key in left or not is_alive(tail, services.me, now))
+        and not (is_here(tail, services.me) and services.tails.is_connected(tail.id))
     ]
 
 

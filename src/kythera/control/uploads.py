@@ -62,7 +62,7 @@ async def _uploaded(request: Request, *, create: bool, deploy: bool) -> Publishe
             parts_max=limits.modules_max + 1,
         )
         upload = read_upload(parts, metadata_bytes_max=limits.metadata_bytes_max)
-        drafting = partial(_draft, services, upload, now=services.clock.now())
+        drafting = partial(_draft, services, upload, now=services.fleet_now())
         name = request.path_params["name"]
         return await publish(services, name, drafting, create=create, deploy=deploy)
 
