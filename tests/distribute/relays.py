@@ -31,6 +31,7 @@ QUICK = Limits(
     source_rest_ms_min=200,
     source_rest_ms_max=800,
     records_poll_ms=2,
+    records_pace_ms=5,
 )
 Mangle = Callable[[Iterator[int], bytes], list[bytes]]
 """Gets a counter of frames and each frame; returns what arrives instead."""

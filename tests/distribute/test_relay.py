@@ -19,6 +19,7 @@ from kythera.distribute.log import Entry, LogPruned
 from kythera.distribute.memory_log import MemoryLog
 from kythera.distribute.relay import NotWhole, Relay, RelayLog, SourceEnded
 from kythera.distribute.sources import LOG, Source
+from kythera.model.errors import StoreUnavailable
 from kythera.model.limits import Limits
 from kythera.model.records import Horizon, encode
 from tests.distribute.relays import QUICK, WAIT_S, Mesh, fleet_of, running
@@ -415,14 +416,14 @@ async def test_a_new_machine_says_how_far_it_is_and_when_it_is_whole(tmp_path: P
 
 
 async def test_an_error_of_whoever_listens_ends_the_follower(tmp_path: Path) -> None:
-    """The listener's failure is the agent's, not the source's, unless it has the same class."""
+    """The listener's failure is not taken for the source's, even when it has the same class."""
     log = MemoryLog()
     await log.append("worker.a.w", b"1")
     with fleet_of(tmp_path, log, {"x": 1}) as fleet:
         (node,) = fleet.in_order("x")
 
         def refuse(seq: int) -> None:
-            raise RuntimeError(f"the listener refuses {seq}")
+            raise StoreUnavailable(f"the listener refuses {seq}")
 
-        with anyio.fail_after(WAIT_S), pytest.raises(RuntimeError, match="refuses 1"):
+        with anyio.fail_after(WAIT_S), pytest.raises(StoreUnavailable, match="refuses 1"):
             await node.follower.run(refuse)

@@ -261,7 +261,7 @@ with Copy(Path(sys.argv[1])) as copy:
     anyio.run(snapshot.take_snapshot, Scripted(), copy, lambda _: None)
 print("done", count)
 """
-STEPS = [0, 1, 5, 10, 11, 12, 13, 23, 24, 25, 35, 36, 37, 50, 66, 67, 68, 69]
+STEPS = [0, 12, 25, 50, 67, 68, 69]
 """Of some seventy: before, in and after each batch beside, the swap, and the clearing up."""
 
 
@@ -432,7 +432,9 @@ async def test_young_ends_and_records_that_began_again_stay(tmp_path: Path) -> N
             await node.reached(log._last)
             assert await prune_once(log, node.copy, KEPT, done=16) == young
             await node.reached(log._last)
-            assert node.copy.get("machine.m1") is None
+            with anyio.fail_after(WAIT_S):
+                while node.copy.get("machine.m1") is not None:
+                    await anyio.sleep(0.005)
             assert node.copy.get("machine.m9") == (young, None)
 
 

@@ -25,10 +25,14 @@ _events = structlog.get_logger()
 
 async def records(request: Request) -> Response:
     """GET /records?after=SEQ[&snapshot=1]: what comes after a sequence, as it comes."""
+    return answer(services_of(request).relay, request)
+
+
+def answer(relay: Relay | None, request: Request) -> Response:
+    """Answer from a relay, if there is one."""
     after = request.query_params.get("after", "0")
     if not (after.isascii() and after.isdigit() and len(after) < SEQ_DIGITS_MAX):
         return PlainTextResponse(f"{after[:80]!r} is no sequence number.\n", status_code=400)
-    relay = services_of(request).relay
     if relay is None:
         return PlainTextResponse("This machine does not serve records.\n", status_code=503)
     try:

@@ -1,8 +1,8 @@
 """This machine's own copy of the records, in LMDB: read in microseconds, there without the log.
 
-Promises: `apply` is atomic, in order and durable (synced once per batch); what was applied before
-is skipped, so replays are harmless; readers in other processes see a batch whole, as soon as it is
-applied. Each row carries a checksum; damage is reported, never served. `replace` puts a snapshot in
+Promises: `apply` is atomic and in order; a batch outlives this process at once, and a loss of power
+may take back the last one alone (the log gives it again); what was applied before is skipped, so
+replays are harmless; readers in other processes see a batch whole, as soon as it is applied. Each row carries a checksum; damage is reported, never served. `replace` puts a snapshot in
 the place of all records in one step too: a reader sees the old state or the new one, and by the
 copy's generation that it is another one; a crash leaves the old.
 Refuses: an older or newer format, a copy whose own bookkeeping is damaged, batches out of order.
@@ -114,6 +114,7 @@ class Copy:
                 readonly=readonly,
                 create=not readonly,
                 mode=0o600,
+                metasync=False,
             )
         except (lmdb.Error, OSError) as error:
             raise StoreUnavailable(
@@ -293,10 +294,13 @@ class Copy:
         if older is not None:
             transaction.delete(older[: _SEQ.size], db=self._order)
         transaction.put(key, encode_row(entry), db=self._records)
-        transaction.put(_SEQ.pack(entry.seq), key, db=self._order)
+        last = transaction.put(_SEQ.pack(entry.seq), key, db=self._order, append=True)
+        assert last, "an entry below one that is there"
 
     def close(self) -> None:
-        """Let go of the files. Nothing is lost: every batch was synced."""
+        """Let go of the files. Nothing is lost."""
+        if not self._readonly:
+            self._environment.sync(True)
         self._environment.close()
 
     def __enter__(self) -> Self:

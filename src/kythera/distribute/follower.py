@@ -16,7 +16,7 @@ import anyio
 import structlog
 from anyio import to_thread
 
-from kythera.distribute.batch import Stretch
+from kythera.distribute.batch import Stretch, entry_bytes
 from kythera.distribute.copy import Copy
 from kythera.distribute.direct import Followed
 from kythera.distribute.horizon import HORIZON_KEY, horizon_of
@@ -94,6 +94,14 @@ Open = Callable[[Source], Followed]
 """Returns a source, ready to be followed; may raise StoreUnavailable."""
 
 
+class ListenerFailed(Exception):
+    """Whoever is told of what was applied raised `error`; no source is to blame."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class Follower:
     """Keeps one copy up to date from sources that may change. `state` tells how it is."""
 
@@ -120,8 +128,8 @@ class Follower:
         """
         self._on_applied = on_applied
         retry_ms = RETRY_MS_MIN
+        source = self._chooser.choose(self._facts(), self._clock.monotonic())
         while True:
-            source = self._chooser.choose(self._facts(), self._clock.monotonic())
             began, before = self._clock.monotonic(), self.state.applied
             try:
                 await self._follow_while_best(source)
@@ -131,8 +139,15 @@ class Follower:
                 if self.state.applied > before:
                     retry_ms = RETRY_MS_MIN
                 self._note(source, error, retry_ms)
-                await anyio.sleep(retry_ms / 1000)
-                retry_ms = min(retry_ms * 2, RETRY_MS_MAX)
+                # The next one at once, before the rest of this one is over.
+                source = self._chooser.choose(self._facts(), now)
+                if self._chooser.rests(source, now):
+                    await anyio.sleep(retry_ms / 1000)
+                    retry_ms = min(retry_ms * 2, RETRY_MS_MAX)
+            except ListenerFailed as failed:
+                raise failed.error from None
+            else:
+                source = self._chooser.choose(self._facts(), self._clock.monotonic())
 
     def _note(self, source: Source, error: StoreUnavailable, retry_ms: int) -> None:
         self.state.trouble = f"{source}: {error}"
@@ -172,20 +187,43 @@ class Follower:
         self.state.snapshot = share
 
     async def _take_all(self, source: Source, opened: Followed) -> None:
-        target: int | None = None
         patience = Patience(self._limits, self._clock) if source != LOG else None
-        async with contextlib.aclosing(opened.stretches(self._copy.applied_seq())) as stretches:
-            while True:
-                stretch: Stretch | None = None
-                with anyio.move_on_after(None if patience is None else patience.left_s()):
-                    stretch = await anext(stretches, None)
-                if stretch is None:
-                    raise SourceEnded(f"The source {source} has had nothing new for too long.")
-                if patience is not None:
-                    patience.note(stretch.newest, self._copy.applied_seq())
-                await self._take(source, stretch)
-                target = stretch.newest if target is None else target
-                await self._whole(target)
+        basket = Basket(self._limits.batch_bytes_max)
+        failure: Exception | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._read, opened, basket, patience)
+            try:
+                await self._empty(source, basket, patience)
+            except Exception as error:  # noqa: BLE001 (raised again below, outside the group)
+                failure = error
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _read(self, opened: Followed, basket: "Basket", patience: "Patience | None") -> None:
+        """Fill the basket while what was in it is being applied."""
+        failure: StoreUnavailable = SourceEnded("The source ended.")
+        try:
+            async with contextlib.aclosing(opened.stretches(self._copy.applied_seq())) as stretches:
+                async for stretch in stretches:
+                    if patience is not None:
+                        patience.note(stretch.newest, self._copy.applied_seq())
+                    await basket.put(stretch)
+        except StoreUnavailable as error:
+            failure = error
+        basket.end(failure)
+
+    async def _empty(self, source: Source, basket: "Basket", patience: "Patience | None") -> None:
+        target: int | None = None
+        while True:
+            stretch: Stretch | None = None
+            with anyio.move_on_after(None if patience is None else patience.left_s()):
+                stretch = await basket.take()
+            if stretch is None:
+                raise SourceEnded(f"The source {source} has had nothing new for too long.")
+            await self._take(source, stretch)
+            target = stretch.newest if target is None else target
+            await self._whole(target)
 
     async def _take(self, source: Source, stretch: Stretch) -> None:
         state = self.state
@@ -200,13 +238,19 @@ class Follower:
     def _applied(self, seq: int) -> None:
         self.state.applied = seq
         self.state.newest = max(seq, self.state.newest)
-        self._on_applied(seq)
+        self._tell(seq)
+
+    def _tell(self, seq: int) -> None:
+        try:
+            self._on_applied(seq)
+        except Exception as error:
+            raise ListenerFailed(error) from error
 
     async def _whole(self, target: int) -> None:
         if not self.state.whole and self._copy.applied_seq() >= target:
             await to_thread.run_sync(self._copy.mark_whole)
             self.state.whole = True
-            self._on_applied(self.state.applied)
+            self._tell(self.state.applied)
 
     async def _look_for_better(self, current: Source, scope: anyio.CancelScope) -> None:
         """End `scope` when another source shall be followed, and only when that one answers."""
@@ -247,6 +291,48 @@ def _apply(copy: Copy, stretch: Stretch) -> None:
     copy.apply(stretch.entries, stretch.to_seq)
     if earlier is not None:
         copy.prune(horizon_of(earlier[1]))
+
+
+class Basket:
+    """What has come and is not applied yet, as one stretch: a slow disk syncs once for all of it.
+
+    Holds about `bytes_max`; whoever brings more waits."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._held: Stretch | None = None
+        self._bytes = 0
+        self._failure: StoreUnavailable | None = None
+        self._changed = anyio.Event()
+
+    async def put(self, stretch: Stretch) -> None:
+        """Add what comes next, waiting for room."""
+        while self._held is not None and self._bytes > self._bytes_max:
+            await self._changed.wait()
+        held = self._held
+        entries = [*held.entries, *stretch.entries] if held is not None else stretch.entries
+        self._held = Stretch(entries, stretch.to_seq, stretch.newest)
+        self._bytes += sum(map(entry_bytes, stretch.entries))
+        self._wake()
+
+    def end(self, failure: StoreUnavailable) -> None:
+        """Nothing more comes; what is held is still given out."""
+        self._failure = failure
+        self._wake()
+
+    async def take(self) -> Stretch:
+        """Wait for something and return all there is. Raises what the end was given."""
+        while self._held is None:
+            if self._failure is not None:
+                raise self._failure
+            await self._changed.wait()
+        found, self._held, self._bytes = self._held, None, 0
+        self._wake()
+        return found
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
 
 
 class Patience:

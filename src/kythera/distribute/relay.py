@@ -74,6 +74,8 @@ class Relay:
         self._limits = limits
         self._newest = 0
         self._watched = False
+        self._rested_at = 0.0
+        """When the copy is looked at again, at the earliest."""
         self._grown = anyio.Event()
         self._frames: dict[tuple[int, int], tuple[int, bytes]] = {}
         """(generation, from) → to, frame: of the newest stretches."""
@@ -170,11 +172,13 @@ class Relay:
     async def _watch(self) -> None:
         self._watched = True
         try:
+            await anyio.sleep(max(0.0, self._rested_at - anyio.current_time()))
             newest = self._copy.applied_seq()
             while newest <= self._newest and not self._closed:
                 await anyio.sleep(self._limits.records_poll_ms / 1000)
                 newest = self._copy.applied_seq()
             self._newest = max(newest, self._newest)
+            self._rested_at = anyio.current_time() + self._limits.records_pace_ms / 1000
         finally:
             self._watched = False
             self._grown.set()

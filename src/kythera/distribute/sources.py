@@ -98,6 +98,10 @@ class Chooser:
                 return source
         return min(found, key=self._until)
 
+    def rests(self, source: Source, now: float) -> bool:
+        """Tell whether a source is still left alone."""
+        return self._until(source) > now
+
     def better(self, facts: Facts, current: Source, now: float) -> Source | None:
         """Return a source to try instead of `current`, which goes on meanwhile; or None."""
         found = candidates(facts)

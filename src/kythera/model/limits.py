@@ -85,6 +85,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     """A source that was left is tried again after these, twice as long each time."""
     records_poll_ms: int = 10
     """How often a machine that relays looks whether its copy has grown."""
+    records_pace_ms: int = 50
+    """It sends at most one batch in this time: what comes quickly travels together."""
     batch_bytes_max: int = 1 * MIB
     """Of records that travel together."""
     tombstones_kept_s: float = 30 * 86_400.0
