@@ -21,7 +21,7 @@ from kythera.distribute.address import LogAddress
 from kythera.distribute.authority import service_host
 from kythera.model.errors import KytheraError
 
-CONNECT_MS = 2_000
+CONNECT_MS = 3_000
 CLOSE_MS = 1_000
 ASK_MS = 500
 RETRY_MS_MIN = 20

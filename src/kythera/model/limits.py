@@ -93,7 +93,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """A machine away for longer takes a snapshot when it comes back."""
     peer_connect_ms: int = 2_000
     peer_answer_ms: int = 10_000
-    fleet_status_ms: int = 2_000
+    fleet_status_ms: int = 5_000
     """A machine that has not told its status by then is shown as unreachable."""
     peer_check_ms: int = 500
     """Between two looks at a peer's health; two failures take it out."""
