@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from kythera.ground.forking import Command, base_environment, exit_status, spawn
+from kythera.ground.forking import Command, base_environment, exit_status, run_to_end, spawn
 from tests.processes import alive, births, wait_until
 
 DEADLINE_S = 20
@@ -40,6 +40,23 @@ def test_limits_and_the_own_pid_are_set_in_the_child() -> None:
         assert exit_status(pidfd) == 0
     finally:
         os.close(pidfd)
+
+
+def test_a_program_is_run_to_its_end_with_what_it_is_given() -> None:
+    """Goal: a question and an answer. Method: a shell that reads, answers and fails."""
+    command = Command(["sh", "-c", "cat; echo; exit 3"], base_environment())
+    assert run_to_end(command, b"question", within_s=DEADLINE_S) == (3, b"question\n")
+
+
+def test_a_program_that_says_nothing_is_no_trouble() -> None:
+    """Goal: silence is an answer. Method: a program without output."""
+    assert run_to_end(Command(["true"], base_environment()), b"", within_s=DEADLINE_S) == (0, b"")
+
+
+def test_a_program_that_does_not_end_is_ended() -> None:
+    """Goal: every wait has a deadline. Method: one that sleeps for ever."""
+    command = Command(["sleep", "1000"], base_environment())
+    assert run_to_end(command, b"", within_s=0.05) == (None, b"")
 
 
 @pytest.mark.real

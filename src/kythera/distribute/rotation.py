@@ -1,15 +1,13 @@
 """A machine's certificate is renewed long before it ends, without a restart.
 
 `renew_when_due` asks a core machine (or signs itself, where the authority's key is) and replaces
-`machine.pem` in one step; `changes` tells whoever holds an older one, in any process. Promises: a
-renewal that fails is tried again, and the old certificate stays.
+`machine.pem` in one step: whoever uses it looks whether the file has changed. Promises: while nobody
+renews it, the old certificate stays.
 """
 
-from collections.abc import AsyncGenerator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-import anyio
 import httpx
 import msgspec
 
@@ -24,14 +22,12 @@ from kythera.distribute.authority import (
 )
 from kythera.distribute.invitation import RenewAnswer, RenewRequest
 from kythera.distribute.join import read_answer
-from kythera.distribute.mesh import PeerUnreachable, stamp_of
+from kythera.distribute.mesh import PeerUnreachable
 from kythera.ground.files import write_private
 from kythera.ground.layout import Layout
 from kythera.model.errors import KytheraError
 from kythera.model.limits import Limits
 from kythera.model.membership import Peer
-
-CHANGE_LOOK_S = 1.0
 
 
 class Asks(Protocol):
@@ -81,14 +77,3 @@ async def _ask(client: Asks, peers: Sequence[Peer], request: bytes) -> RenewAnsw
         except KytheraError as refused:
             error = refused
     raise error
-
-
-async def changes(path: Path) -> AsyncGenerator[None, None]:
-    """Yield each time a file has been replaced, looking once a second; never ends."""
-    known = stamp_of(path)
-    while True:
-        await anyio.sleep(CHANGE_LOOK_S)
-        stamp = stamp_of(path)
-        if stamp is not None and stamp != known:
-            yield
-        known = stamp

@@ -95,14 +95,14 @@ def run_to_end(command: Command, stdin: bytes, *, within_s: float) -> tuple[int 
     given = memfd(stdin)
     read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        pid, pidfd = spawn(replace(command, descriptors={0: given, 1: write_end, 2: 2}))
+        _, pidfd = spawn(replace(command, descriptors={0: given, 1: write_end, 2: 2}))
     finally:
         os.close(given)
         os.close(write_end)
     try:
         ended, _, _ = select.select([pidfd], [], [], within_s)
         if not ended:
-            os.kill(pid, signal.SIGKILL)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             select.select([pidfd], [], [], _KILL_S)
         status = exit_status(pidfd)
         with contextlib.suppress(BlockingIOError):
