@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from kythera.model.catalog import Name
 from kythera.route.loads import Tally
-from kythera.route.mesh_render import FAR_CHECKS, HERE, NEAR_CHECKS
+from kythera.route.mesh_render import HERE
 from kythera.route.plan import AWAY, HOME
 from kythera.route.runtime import ServerRow
 
@@ -92,9 +92,18 @@ def _to_peers(rows: Iterable[ServerRow]) -> list[ServerRow]:
     return list(found.values())
 
 
+def down_peers(rows: Iterable[ServerRow]) -> set[str]:
+    """Return who does not answer."""
+    return {name for name, state in _states(rows).items() if state == DOWN}
+
+
 def _states(rows: Iterable[ServerRow]) -> dict[str, str]:
-    checks = [row for row in rows if row.slot in (NEAR_CHECKS, FAR_CHECKS)]
-    return {row.server: _state(row.status) for row in checks}
+    """Return the state of every peer; our own server is not checked, and left out."""
+    return {
+        row.server: _state(row.status)
+        for row in rows
+        if row.slot == AWAY and row.status != "no check"
+    }
 
 
 def _state(status: str) -> str:

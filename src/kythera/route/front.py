@@ -13,6 +13,7 @@ send to the newest process.
 
 import contextlib
 import hashlib
+import math
 import shutil
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -42,13 +43,14 @@ from kythera.route.forwarding import (
     Forwarding,
     PeerTraffic,
     Reading,
+    down_peers,
     parse_homed,
     parse_table,
 )
 from kythera.route.loads import Load, Tally
 from kythera.route.mesh import CONTROL, MeshFiles
 from kythera.route.mesh_render import MESH_ENV, inner_backend, tunnel_section
-from kythera.route.plan import SLOT_LETTER, FrontPlan, decode_plan, encode_plan
+from kythera.route.plan import AWAY, HOME, SLOT_LETTER, FrontPlan, decode_plan, encode_plan
 from kythera.route.render import CONFIG, HTTP_ENV, HTTPS_ENV, FrontOptions, render_front
 from kythera.route.rules import RELAY, RELAY_MAP, RELAY_ON
 from kythera.route.runtime import (
@@ -69,6 +71,9 @@ START_S = 15.0
 POLL_S = 0.01
 STREAMS_REST_S = 10.0
 """How long streams between machines may stay in a process that drains."""
+DOWN_REST_S = 1.2
+"""How long a peer must be down before requests inside it are given up; longer than HAProxy waits
+before it tries another, so that none is given up that only waits."""
 MEMBERS = "members"
 FINE_ANSWERS = ("", "New server registered.")
 HAPROXY_PLACES = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -120,6 +125,8 @@ class Front:
         self._diverted: dict[int, float] = {}
         """Processes that drain, and when they were first seen to."""
         self._cut: set[int] = set()
+        self._down: dict[str, float] = {}
+        """Peers that are down, and when they were first seen to be; inf: given up."""
         self._rows: dict[int, list[ServerRow]] = {}
         self._one_at_a_time = anyio.Lock()
 
@@ -274,6 +281,17 @@ class Front:
             for server in servers:
                 await ask(f"shutdown sessions server {server}")
 
+    async def _give_up(self, down: set[str]) -> None:
+        """End what still waits for an answer of a peer that is down: it may hang for ever, and
+        HAProxy asks another where that does no harm."""
+        now = anyio.current_time()
+        self._down = {name: self._down.get(name, now) for name in down}
+        for name, since in self._down.items():
+            if now - since >= DOWN_REST_S:
+                self._down[name] = math.inf
+                for way in (HOME, AWAY):
+                    await self._ask_newest(f"shutdown sessions server {way}/{name}")
+
     async def _reload(self, before: int) -> int:
         """Have the master start a process on the files; return it once it serves."""
         failed = (await processes(self._master_socket)).reloads_failed
@@ -307,6 +325,7 @@ class Front:
             with contextlib.suppress(FrontSilent):
                 rows[pid] = await self._servers(self._asker(pid))
         self._rows = rows
+        await self._give_up(down_peers(newest))
         await self._delete_retired(newest)
         return self._tally.count({pid: _cells(found) for pid, found in rows.items()})
 

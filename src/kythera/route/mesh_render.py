@@ -6,8 +6,7 @@ name in `members.map`. Requests of other machines' visitors are served by `here`
 to another machine: one hop at most, never a loop. What cannot be served is refused by
 REFUSED_STATUS, and the first machine asks the next.
 
-`home` and `away` are the ways out. Both place a worker's name on a ring, equal on every machine;
-`peers…` hold the health of each peer, checked once however many ways lead there.
+`home` and `away` are the ways out. Both place a worker's name on a ring, equal on every machine.
 """
 
 from collections.abc import Iterator
@@ -19,8 +18,8 @@ from kythera.route.pages import REFUSED_MARK, REFUSED_STATUS
 from kythera.route.plan import AWAY, HOME, SLOT_LETTER, FrontPlan
 from kythera.route.rules import (
     ABLE_PATH,
-    FAILING,
     INTERNAL_PREFIX,
+    IS_FAILING,
     OWN_MARK,
     POOL,
     RELAYING,
@@ -46,12 +45,16 @@ HERE = "here"
 HERE_RELAY = "newest_here"
 """Takes requests of peers from a process that drains to the newest one: not by RELAY, which knows
 ways to other machines."""
-NEAR_CHECKS, FAR_CHECKS = "peers_near", "peers_far"
+FAR_CHECKS = "peers_far"
+"""Holds the health of far machines, which are given more time than a way's own servers."""
 NEAR_CHECK_MS, FAR_CHECK_MS = 1_000, 5_000
 """How long a health check may take: a machine that hangs is out after two and a pause; a far one
 needs several round trips of some hundred milliseconds."""
 PEER_POOL = "pool-max-conn -1 pool-purge-delay 30s"
 """A handshake is dearer than an idle connection; a peer closes later (`keep_alive_s`)."""
+PEER_ERRORS_MAX = 3
+"""Connections in a row that fail before a peer is down without waiting for its next check. A request
+is tried oftener: to the ring a dead machine looks idle until then, and is chosen again."""
 RING = ("balance hash var(txn.worker)", "hash-type consistent djb2 avalanche")
 HOME_WORKERS_MAX = 20_000
 """How many workers' visitors are counted on their way home; the least recently seen is dropped."""
@@ -71,9 +74,7 @@ def mesh_lines(
     yield from _control(mesh, runtime_socket)
     for service, address in mesh.streams.items():
         yield from _stream(service, address, mesh, runtime_socket)
-    for checks, near in ((NEAR_CHECKS, True), (FAR_CHECKS, False)):
-        found = [peer for peer in plan.peers if peer.same_site == near]
-        yield from _checks(checks, found, mesh, limits)
+    yield from _far_checks(plan, mesh, limits)
     yield from _home(plan, mesh, limits, runtime_socket)
     yield from _away(plan, mesh, limits, runtime_socket)
     for tunnel in plan.tunnels:
@@ -144,12 +145,12 @@ def _here(mesh: MeshFiles, limits: Limits, runtime_socket: Path) -> Iterator[str
     relaying = f"if {{ stopping }} {RELAYING}"
     yield f"{rule}(txn.slot) str({HERE_RELAY}) {relaying}"
     yield f"  http-request allow {relaying}"
-    yield fast_rule(FAILING)
+    yield fast_rule(IS_FAILING)
     yield from route_rules()
     refuse = f"  http-request return status {REFUSED_STATUS} hdr {REFUSED_MARK} 1"
     # A host we do not know yet is one that the other has heard of before us.
     yield f"{refuse} unless {{ var(txn.slot) -m beg {SLOT_LETTER} }}"
-    yield f"{refuse} if {{ {FAILING} -m found }}"
+    yield f"{refuse} if {IS_FAILING}"
     yield from version_rules()
     yield "  use_backend %[var(txn.slot)]"
     yield from _here_answers()
@@ -204,21 +205,28 @@ def _tls(peer: str, service: str, mesh: MeshFiles) -> str:
     )
 
 
-def _checks(
-    section: str, peers: list[PeerServer], mesh: MeshFiles, limits: Limits
-) -> Iterator[str]:
-    within_ms = NEAR_CHECK_MS if section == NEAR_CHECKS else FAR_CHECK_MS
-    yield f"backend {section}"
+def _check(limits: Limits) -> str:
+    return (
+        f"check check-ssl check-sni {HTTP}.kythera inter {limits.peer_check_ms}ms fall 2 rise 1 "
+        # A dead machine must not look idle to the ring until the next check.
+        f"observe layer4 error-limit {PEER_ERRORS_MAX} on-error mark-down"
+    )
+
+
+def _checked(within_ms: int) -> Iterator[str]:
     yield f"  option httpchk GET {ABLE_PATH}"
     yield "  http-check disable-on-404"
     yield "  http-check expect status 200"
     yield f"  timeout check {within_ms}ms"
-    for peer in peers:
-        yield (
-            f"  server {peer.name} {peer.address} {_tls(peer.name, HTTP, mesh)} "
-            f"check check-ssl check-sni {HTTP}.kythera "
-            f"inter {limits.peer_check_ms}ms fall 2 rise 1"
-        )
+
+
+def _far_checks(plan: FrontPlan, mesh: MeshFiles, limits: Limits) -> Iterator[str]:
+    yield f"backend {FAR_CHECKS}"
+    yield from _checked(FAR_CHECK_MS)
+    for peer in plan.peers:
+        if not peer.same_site:
+            tls = _tls(peer.name, HTTP, mesh)
+            yield f"  server {peer.name} {peer.address} {tls} {_check(limits)}"
 
 
 def _way(section: str, limits: Limits) -> Iterator[str]:
@@ -226,18 +234,18 @@ def _way(section: str, limits: Limits) -> Iterator[str]:
     for line in RING:
         yield f"  {line}"
     yield f"  hash-balance-factor {limits.home_load_factor}"
-    yield "  option httpchk"
-    yield "  http-check disable-on-404"
+    yield from _checked(NEAR_CHECK_MS)
     yield "  option redispatch 1"
+    yield f"  retries {PEER_ERRORS_MAX * 2}"
     yield f"  retry-on conn-failure empty-response {REFUSED_STATUS}"
     yield f"  timeout connect {limits.peer_connect_ms}ms"
 
 
-def _peer(peer: PeerServer, mesh: MeshFiles) -> str:
-    checks = NEAR_CHECKS if peer.same_site else FAR_CHECKS
+def _peer(peer: PeerServer, mesh: MeshFiles, limits: Limits) -> str:
+    health = _check(limits) if peer.same_site else f"track {FAR_CHECKS}/{peer.name}"
     return (
         f"  server {peer.name} {peer.address} id {peer.number} {_tls(peer.name, HTTP, mesh)} "
-        f"track {checks}/{peer.name} on-marked-down shutdown-sessions {PEER_POOL}"
+        f"{health} {PEER_POOL}"
     )
 
 
@@ -255,7 +263,7 @@ def _home(plan: FrontPlan, mesh: MeshFiles, limits: Limits, runtime_socket: Path
     yield "  http-request track-sc0 var(txn.worker)"
     for peer in plan.peers:
         if peer.same_site:
-            yield _peer(peer, mesh)
+            yield _peer(peer, mesh, limits)
     if plan.me:
         yield _myself(plan, runtime_socket)
 
@@ -264,7 +272,7 @@ def _away(plan: FrontPlan, mesh: MeshFiles, limits: Limits, runtime_socket: Path
     """The others of the site; when none is able the next nearest; when nobody is, ourselves."""
     yield from _way(AWAY, limits)
     for peer in plan.peers:
-        yield _peer(peer, mesh) + ("" if peer.same_site else " backup")
+        yield _peer(peer, mesh, limits) + ("" if peer.same_site else " backup")
     if plan.me:
         yield f"{_myself(plan, runtime_socket)} backup"
 

@@ -27,8 +27,9 @@ from kythera.route.plan import (
 )
 from kythera.route.rules import (
     APART_ROW,
-    FAILING,
     INTERNAL_PREFIX,
+    IS_APART,
+    IS_FAILING,
     OWN_MARK,
     POOL,
     RELAY,
@@ -248,7 +249,7 @@ def _request_rules(site: str) -> Iterator[str]:
 
 def _way_rules(*, forwards: bool) -> Iterator[str]:
     """From the host's slot to a cell, or to another machine."""
-    yield fast_rule(APART_ROW)
+    yield fast_rule(IS_APART)
     yield from health_rules(f"{{ var(txn.slot) -m beg {ROUTED} }}")
     yield from route_rules()
     refuse, rule = "  http-request return status", "  http-request set-var"
@@ -260,7 +261,7 @@ def _way_rules(*, forwards: bool) -> Iterator[str]:
         yield f"{rule}(txn.worker) var(txn.apart),word(2,{APART_MARK})"
         yield f"{rule}(txn.slot) var(txn.apart),word(1,{APART_MARK}) {apart}"
     else:
-        yield f"{refuse} 503 default-errorfiles if {{ {FAILING} -m found }}"
+        yield f"{refuse} 503 default-errorfiles if {IS_FAILING}"
     yield from version_rules()
     yield "  use_backend %[var(txn.slot)]"
 

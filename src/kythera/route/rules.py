@@ -47,8 +47,9 @@ HEALTH_PATH = "/.kythera/health"
 ABLE_PATH = "/.kythera/able"
 """What peers ask; 404 is no failure but a wish, see `http-check disable-on-404`."""
 APART_ROW = f"var(txn.slot),map_str({APART}.map)"
-FAILING = f"{APART_ROW},word(3,{APART_MARK})"
-"""Found when the worker's cell does not start here, whoever is to serve it."""
+IS_APART = f"{{ {APART_ROW} -m found }}"
+IS_FAILING = f"{{ {APART_ROW},word(3,{APART_MARK}) -m len ge 1 }}"
+"""The worker's cell does not start here, whoever is to serve it."""
 
 
 def quoted(text: str | Path) -> str:
@@ -91,9 +92,9 @@ def slot_rules() -> Iterator[str]:
 
 
 def fast_rule(apart: str) -> str:
-    """Let most requests skip all the rest; `apart` matches the slots that need a closer look."""
+    """Let most requests skip all the rest; `apart` is true of those that need a closer look."""
     return (
-        f"  http-request allow if {{ var(txn.slot) -m beg {SLOT_LETTER} }} !{{ {apart} -m found }} "
+        f"  http-request allow if {{ var(txn.slot) -m beg {SLOT_LETTER} }} !{apart} "
         f"!{{ req.fhdr({KEY_HEADER}) -m found }} !{{ req.fhdr({OVERRIDES_HEADER}) -m found }}"
     )
 
