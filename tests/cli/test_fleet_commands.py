@@ -75,9 +75,10 @@ def status(state: str, pids: list[int]) -> dict[str, Any]:
 
 
 def test_drain_waits_until_the_machine_serves_nothing(api: FakeApi, run: Run) -> None:
-    """Goal: after `drain` it may be stopped. Method: silent, then serving, then empty."""
+    """Goal: after `drain` it may be stopped. Method: silent, idle, serving after all, then empty."""
     api.answers["GET /kythera/status"] = [
         status("unreachable", []),
+        status("draining", []),
         status("draining", [1]),
         status("draining", []),
     ]

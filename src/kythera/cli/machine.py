@@ -12,6 +12,8 @@ from kythera.model.errors import KytheraError
 
 MACHINES = "/kythera/machines"
 LOOK_S = 0.5
+EMPTY_LOOKS = 4
+"""In a row, until a machine counts as drained: an idle one has no cells before it has even heard."""
 STATUS_S = 15.0
 
 
@@ -68,16 +70,17 @@ def drain(here: Here, name: str, wait: float) -> None:
 
 def _watch(here: Here, client: Client, name: str, wait_s: float) -> bool:
     """Look at the fleet's status until the machine has drained; tell whether it has."""
-    told = ""
+    told, empty = "", 0
 
     def drained() -> bool:
-        nonlocal told
+        nonlocal told, empty
         left = serving(client.call("GET", "/kythera/status", timeout=STATUS_S), name)
         word = f"{len(left)} cells still run" if left is not None else "it does not answer"
         if word != told and left != []:
             here.note(f"  {name}: {word}")
             told = word
-        return left == []
+        empty = empty + 1 if left == [] else 0
+        return empty >= EMPTY_LOOKS
 
     return wait_s > 0 and wait_until(drained, within_s=wait_s, every_s=LOOK_S)
 
