@@ -15,6 +15,7 @@ from kythera.distribute.log import Entry
 from kythera.ground.layout import Layout
 from kythera.model.errors import KytheraError
 from kythera.model.platform import Platform
+from kythera.model.records import Assets, Module, Version, encode
 
 
 @pytest.fixture
@@ -108,3 +109,28 @@ def test_records_of_machines_and_ends_are_not_kept() -> None:
     """A restored platform begins as a fleet of one."""
     entries = [Entry(1, "core.log", b"{}"), Entry(2, "token.x", b"{}"), Entry(3, "a.b", None)]
     assert kept(entries) == []
+
+
+def test_a_backup_that_would_lack_code_is_refused_unless_that_is_meant(
+    platform: Layout, tmp_path: Path
+) -> None:
+    """A machine that is not core has only what it ran: the operator hears of the rest."""
+    blobs = Blobs(platform.blobs)
+    manifest = blobs.put(b'[{"path": "/a", "digest": "' + b"0" * 64 + b'", "size": 1}]')
+    version = Version(
+        account="a",
+        worker="one",
+        id="v",
+        number=1,
+        created_on="",
+        modules=(Module(name="w.js", type="esm", digest="1" * 64, size=1),),
+        assets=Assets(manifest=manifest),
+    )
+    with Copy(platform.copy) as copy:
+        copy.apply([Entry(8, version.key(), encode(version))])
+    file = tmp_path / "backup.tar"
+    with pytest.raises(KytheraError, match="2 of the blobs") as caught:
+        back_up(platform, file)
+    assert "core machine" in caught.value.remedy
+    assert not file.exists()
+    assert back_up(platform, file, partial=True).blobs_missing == 2

@@ -12,19 +12,22 @@ FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 
 @click.command()
 @FILE
+@click.option("--partial", is_flag=True, help="Though not all code is on this machine.")
 @with_here
-def backup(here: Here, file: Path) -> None:
+def backup(here: Here, file: Path, *, partial: bool) -> None:
     """Write everything to one file.
 
     Records, code and keys of this platform go to a new FILE (0600).
     It reads this machine's own copy, so it works while the platform runs, and while the log or
-    every other machine is gone.
+    every other machine is gone. A machine that is not core may lack code that it never ran.
     """
     from kythera.distribute.archive import back_up
 
-    about = back_up(here.layout, file)
+    about = back_up(here.layout, file, partial=partial)
+    lacks = f"It lacks {about.blobs_missing} blobs that are not on this machine.\n"
     text = (
         f"{file}: {about.records} records as of {about.seq}, {about.blobs} blobs.\n"
+        f"{lacks if about.blobs_missing else ''}"
         "It holds the API token and the key of all secrets: keep it as you keep those."
     )
     here.show({"file": str(file), **msgspec.to_builtins(about)}, text)

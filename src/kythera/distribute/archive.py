@@ -4,7 +4,7 @@ Promises: made from this machine's own copy and blobs, so it needs no log and no
 records in it are those of one moment; `restore` fills a new state folder whose platform, once
 started, writes the records to its log again (`pending`) and serves what was served. A backup cut
 short, or with a byte changed, is refused before anything is written.
-Refuses: a folder that holds a platform already; an archive of another format; a blob that is not
+Refuses: to be less than everything unless it is told to; a folder that holds a platform already; an archive of another format; a blob that is not
 what its name says.
 
 The file holds the API token and the key of all secrets: it is made readable by its owner alone.
@@ -20,11 +20,14 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from kythera.distribute.ahead import all_versions
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.copy import Copy
+from kythera.distribute.files import named_blobs, read_manifest
 from kythera.distribute.log import Entry
 from kythera.ground.files import write_private
 from kythera.ground.layout import Layout
+from kythera.model.catalog import Catalog
 from kythera.model.errors import KytheraError, StoreUnavailable
 from kythera.model.names import DIGEST
 
@@ -48,6 +51,8 @@ class About(Struct, frozen=True, kw_only=True):
     records: int
     blobs: int
     records_digest: str
+    blobs_missing: int = 0
+    """Of those that versions refer to: they were not on the machine that was asked."""
 
 
 def kept(entries: Iterable[Entry]) -> list[Entry]:
@@ -59,16 +64,37 @@ def kept(entries: Iterable[Entry]) -> list[Entry]:
     ]
 
 
-def back_up(layout: Layout, file: Path) -> About:
+def missing_blobs(entries: Iterable[Entry], blobs: Blobs) -> set[str]:
+    """Return the blobs that versions refer to and that are not here; of files whose manifest is not
+    here, the manifest alone."""
+    catalog, wanted = Catalog(), set[str]()
+    for entry in entries:
+        catalog.apply(entry.key, entry.value)
+    for version in all_versions(catalog):
+        wanted.update(named_blobs(version))
+        if version.assets is not None and blobs.has(version.assets.manifest):
+            wanted.update(a.digest for a in read_manifest(blobs, version.assets.manifest))
+    return {digest for digest in wanted if not blobs.has(digest)}
+
+
+def back_up(layout: Layout, file: Path, *, partial: bool = False) -> About:
     """Write the archive of a platform, running or not, to a new file.
 
-    Raises KytheraError when the file exists or there is no platform."""
+    Raises KytheraError when the file exists, when there is no platform, and, unless `partial`, when
+    not all code is on this machine."""
     platform = layout.read_platform()
     with Copy(layout.copy, readonly=True) as copy:
         entries = copy.changes_after(0)
         seq = max((entry.seq for entry in entries), default=0)
     records = msgspec.json.encode([(e.seq, e.key, e.value) for e in kept(entries)])
     blobs = Blobs(layout.blobs)
+    missing = missing_blobs(entries, blobs)
+    if missing and not partial:
+        raise KytheraError(
+            f"{len(missing):,} of the blobs that versions are made of are not on this machine.",
+            remedy="Make the backup on a core machine (`kythera machine list`), which has all, or"
+            " take what is here with --partial.",
+        )
     digests = list(blobs.digests())
     about = About(
         account_id=platform.account_id,
@@ -78,6 +104,7 @@ def back_up(layout: Layout, file: Path) -> About:
         records=len(kept(entries)),
         blobs=len(digests),
         records_digest=hashlib.sha256(records).hexdigest(),
+        blobs_missing=len(missing),
     )
     with _new_file(file) as raw, tarfile.open(fileobj=raw, mode="w") as tar:
         _add(tar, ABOUT, msgspec.json.format(msgspec.json.encode(about)))
