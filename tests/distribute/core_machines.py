@@ -19,10 +19,10 @@ from kythera.distribute.address import LogAddress
 from kythera.distribute.cores import ServerPlan
 from kythera.distribute.jetstream import JetStreamLog, open_log
 from kythera.distribute.link import Links, connected
+from kythera.distribute.nats_config import cluster_server_name
 from kythera.distribute.nats_server import (
     SERVER_FILE,
     ServerFile,
-    cluster_server_name,
     folder_of,
     point_at,
     prepare_server,

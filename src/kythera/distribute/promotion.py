@@ -34,10 +34,10 @@ from kythera.distribute.moving import (
     drives,
     next_step,
 )
+from kythera.distribute.nats_config import cluster_server_name
 from kythera.distribute.nats_server import (
     ServerFile,
     ask_servers,
-    cluster_server_name,
     leader_in,
     point_at,
     refuse_unsynced,
