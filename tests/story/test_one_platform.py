@@ -19,6 +19,8 @@ pytestmark = [pytest.mark.real, pytest.mark.story]
 CODE = 'export default { fetch(r) { console.log("at", r.url); return new Response("%s") } }'
 ROUNDS = 10
 EVENT_S = 1.0
+FIRST_READ_S_MAX = 12.0
+"""It may hang the log's leader: the first read then waits for the next one, `read_your_writes_ms`."""
 READ_S_MAX = 4.0
 """Far below one full wait for the log, on a machine that does much else."""
 
@@ -135,9 +137,10 @@ def test_a_machine_that_hangs_is_named_and_holds_nobody_up(fleet: RunningFleet) 
         assert "did not answer" in silent["why"]
         assert silent["unreachable_since"] is not None
         assert silent["kythera"]
-        began = time.monotonic()
-        result(asked, "GET", "/workers/scripts")
-        assert time.monotonic() - began < READ_S_MAX
+        for limit_s in (FIRST_READ_S_MAX, READ_S_MAX, READ_S_MAX):
+            began = time.monotonic()
+            result(asked, "GET", "/workers/scripts")
+            assert time.monotonic() - began < limit_s
     finally:
         fleet.revive(hung.name)
     wait_until(
