@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kythera.distribute.blobs import Held
-from kythera.distribute.evict import LOW_SHARE, Decision, Facts, Seen, decide, decide_trees
+from kythera.distribute.evict import LOW_SHARE, Decision, Facts, Seen, decide, decide_trees, room
 
 GRACE_S = 100.0
 NAMES = [f"{n:02}" for n in range(5)]
@@ -91,6 +91,14 @@ def test_a_core_machine_keeps_whatever_any_version_refers_to() -> None:
         facts(*held, referenced={"old"}, core=True, bytes_max=1, now_s=GRACE_S), decision.seen
     )
     assert removed(later) == ["loose"]
+
+
+def test_a_disk_with_little_room_makes_the_limit_smaller() -> None:
+    """What shall stay free stays free, as far as blobs can help it."""
+    assert room(bytes_max=100, held=50, free=1_000, free_min=10) == 100
+    assert room(bytes_max=100, held=50, free=30, free_min=10) == 70
+    assert room(bytes_max=100, held=50, free=5, free_min=10) == 45
+    assert room(bytes_max=100, held=5, free=0, free_min=10) == 0
 
 
 blobs = st.lists(

@@ -3,6 +3,7 @@
 Method: the loop's own steps, over fake machines and a real folder; the clock is moved by hand.
 """
 
+import errno
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -334,6 +335,35 @@ async def test_above_the_limit_old_versions_go_and_those_that_serve_stay(tmp_pat
         assert [here.has(version) for version in (serving, *old)] == [True, False, False, True]
         await here.loop.prepare(old[0])
         assert here.has(old[0])
+
+
+async def test_on_a_disk_that_is_nearly_full_old_versions_make_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long before the limit; a start that finds the disk full begins the sweep at once."""
+    core = Holder(tmp_path / "core")
+    old = version_of(core.blobs, "shop", b"old" * 100)
+    serving = version_of(core.blobs, "shop", b"new" * 100, number=2)
+    async with machine_of(tmp_path, {"core": core}) as here:
+        here.apply(old, *deployed(serving))
+        await here.fetcher.ensure_version(old)
+
+        def full(*_: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("kythera.distribute.blobs.os.write", full)
+            patch.setattr(BlobLoop, "_free", lambda _: 0)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(here.loop.sweep)
+                await anyio.wait_all_tasks_blocked()
+                with pytest.raises(StoreUnavailable, match="No space left"):
+                    await here.loop.prepare(serving)
+                while here.has(old):
+                    await anyio.sleep(0.005)
+                tasks.cancel_scope.cancel()
+        await here.loop.prepare(serving)
+        assert here.has(serving)
 
 
 async def test_what_a_running_process_was_made_of_stays_though_it_serves_no_more(

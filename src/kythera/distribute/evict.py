@@ -40,6 +40,12 @@ class Seen(NamedTuple):
     since_s: float
 
 
+def room(bytes_max: int, held: int, free: int, free_min: int) -> int:
+    """Return how many bytes of blobs there may be: the limit, or less where the disk has less room
+    than shall stay free."""
+    return max(0, min(bytes_max, held + free - free_min))
+
+
 class Decision(NamedTuple):
     """What to remove, what to remember until the next time, and by how much too much stays."""
 

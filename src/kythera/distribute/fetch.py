@@ -26,7 +26,7 @@ from kythera.distribute.blobs import Blobs, Draft
 from kythera.distribute.files import named_blobs, read_manifest
 from kythera.distribute.nearness import likely_holders
 from kythera.distribute.sources import core_names
-from kythera.distribute.transfer import Mesh, TransferFailed
+from kythera.distribute.transfer import DiskRefused, Mesh, TransferFailed
 from kythera.model.catalog import Catalog
 from kythera.model.errors import StoreUnavailable
 from kythera.model.limits import Limits
@@ -200,8 +200,8 @@ class Fetcher:
         for download in downloads:
             await download.done.wait()
         failed = [download.error for download in downloads if download.error is not None]
-        if len(failed) == 1:
-            raise failed[0]
+        if len(failed) == 1 or any(isinstance(error, DiskRefused) for error in failed):
+            raise next((e for e in failed if isinstance(e, DiskRefused)), failed[0])
         if failed:
             raise StoreUnavailable(
                 f"{len(failed):,} of {len(downloads):,} blobs cannot be fetched now. {failed[0]}"

@@ -99,6 +99,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Between two looks at a peer's health; two failures take it out."""
     blob_bytes_max: int = 20 * 1024 * MIB
     """Of blobs on a machine that is not core; the least recently used go first."""
+    disk_free_bytes_min: int = 512 * MIB
+    """Where the disk has less left, blobs make room as if `blob_bytes_max` were less."""
     prefetch_bytes_max: int = 4 * MIB
     """A new version up to this size is fetched before anybody asks for it."""
     blob_copies_min: int = 2

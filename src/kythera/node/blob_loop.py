@@ -21,6 +21,7 @@ from kythera.distribute.ahead import ahead_of_need, all_versions, deployed_versi
 from kythera.distribute.blobs import Held
 from kythera.distribute.fetch import Fetcher
 from kythera.distribute.files import named_blobs, read_manifest
+from kythera.distribute.transfer import DiskRefused
 from kythera.ground.clock import Clock
 from kythera.model.catalog import Catalog
 from kythera.model.errors import KytheraError, StoreUnavailable
@@ -58,6 +59,8 @@ class Gathered:
     """Manifests that are not on this machine: what they refer to is not known."""
     trees: Mapping[str, str]
     """Names of the needed versions' folders, by manifest."""
+    free: int
+    """Bytes that the disk has left."""
 
 
 class BlobLoop:
@@ -72,6 +75,7 @@ class BlobLoop:
         self._clock = clock
         self._limits = limits
         self._changed = anyio.Event()
+        self._full = anyio.Event()
         self._had: set[str] = set()
         self._failing: set[str] = set()
         self._was_core = False
@@ -86,16 +90,23 @@ class BlobLoop:
 
         Raises StoreUnavailable; fetching goes on after that, for the next try."""
         with anyio.move_on_after(self._limits.blob_prepare_ms / 1000) as deadline:
-            await self._fetcher.ensure(named_blobs(version))
-            if version.assets is not None and self._maker.laid_out(version) is None:
-                files = await self._fetcher.manifest(version)
-                await self._fetcher.ensure(asset.digest for asset in files)
-                await to_thread.run_sync(self._maker.lay_out, version)
+            try:
+                await self._prepare(version)
+            except DiskRefused:
+                self._full.set()
+                raise
         if deadline.cancelled_caught:
             raise StoreUnavailable(
                 f"Code and files of version {version.id} did not come from other machines within"
                 f" {self._limits.blob_prepare_ms} ms; they are still being fetched."
             )
+
+    async def _prepare(self, version: Version) -> None:
+        await self._fetcher.ensure(named_blobs(version))
+        if version.assets is not None and self._maker.laid_out(version) is None:
+            files = await self._fetcher.manifest(version)
+            await self._fetcher.ensure(asset.digest for asset in files)
+            await to_thread.run_sync(self._maker.lay_out, version)
 
     async def heal(self, digest: str) -> None:
         """Replace a damaged blob by a good one, if anybody has one."""
@@ -160,11 +171,14 @@ class BlobLoop:
         """Let go of what nobody needs, for ever."""
         await to_thread.run_sync(self._maker.blobs.finish_leaving)
         while True:
-            await anyio.sleep(self._limits.blob_sweep_s)
+            self._full = anyio.Event()
+            with anyio.move_on_after(self._limits.blob_sweep_s):
+                await self._full.wait()
             try:
                 await self.sweep_once()
             except (KytheraError, OSError) as error:
                 self._journal.error("blob_sweep_failed", reason=str(error))
+            await anyio.sleep(self._limits.blob_retry_s)
 
     async def sweep_once(self) -> None:
         """Look at everything once, decide, remove."""
@@ -174,6 +188,10 @@ class BlobLoop:
         core = self._place.is_core()
         complete = self._place.is_fresh() and not catalog.unknown and not (core and found.unread)
         now = self._clock.monotonic()
+        size = sum(blob.size for blob in found.held)
+        bytes_max = evict.room(
+            self._limits.blob_bytes_max, size, found.free, self._limits.disk_free_bytes_min
+        )
         decision = evict.decide(
             evict.Facts(
                 held=found.held,
@@ -181,14 +199,14 @@ class BlobLoop:
                 needed=found.needed,
                 complete=complete,
                 core=core,
-                bytes_max=self._limits.blob_bytes_max,
+                bytes_max=bytes_max,
                 grace_s=self._limits.blob_grace_s,
                 now_s=now,
             ),
             self._seen,
         )
         self._seen = decision.seen
-        scarce = not core and sum(b.size for b in found.held) > self._limits.blob_bytes_max
+        scarce = not core and size > bytes_max
         await self._remove_trees(found.trees, now, 0.0 if scarce else self._limits.blob_grace_s)
         gone = await to_thread.run_sync(self._let_go, decision.remove)
         if gone:
@@ -197,7 +215,7 @@ class BlobLoop:
             self._journal.warning(
                 "blobs_over_limit",
                 bytes_too_many=decision.over_bytes,
-                reason="deployed versions need them; raise blob_bytes_max or delete workers",
+                reason="deployed versions need them: make room, or delete workers",
             )
 
     def _needed(self) -> Iterator[Version]:
@@ -239,7 +257,11 @@ class BlobLoop:
             needed=set().union(*map(of, kept)),
             unread=len(manifests - digests.keys()),
             trees=trees,
+            free=self._free(),
         )
+
+    def _free(self) -> int:
+        return shutil.disk_usage(self._maker.layout.state).free
 
     def _let_go(self, blobs: Iterable[Held]) -> list[Held]:
         return [blob for blob in blobs if self._maker.blobs.let_go(blob)]
