@@ -166,7 +166,7 @@ async def _rejoin(running: RunningFleet, load: FleetLoad) -> None:
     shown = await running.order("show")
     name = next(each["name"] for each in shown["machines"] if not each["core"])
     await _emptied(running, load, name)
-    await running.kythera("machine", "remove", name, asked=_another(running, name))
+    await running.kythera("machine", "remove", "--yes", name, asked=_another(running, name))
     await running.order("stop", name)
     shutil.rmtree(running.members[name].state)
     shown = await running.order("revive", name)
