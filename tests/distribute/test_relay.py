@@ -138,6 +138,18 @@ async def test_followers_at_one_place_share_one_frame(copy: Copy) -> None:
     assert relay.followers == 0
 
 
+async def test_a_frame_that_was_made_earlier_does_not_bring_back_what_has_ended(copy: Copy) -> None:
+    """Somebody follows from 0; a record ends, its end is forgotten; the next one from 0 must not be
+    given the record."""
+    relay = Relay(copy, QUICK)
+    fill(copy, 1, 3)
+    assert seqs(await taken(relay, 0, 3)) == [1, 2, 3]
+    copy.apply([Entry(4, "worker.a.w2", None)])
+    copy.apply([Entry(5, "horizon.log", encode(Horizon(seq=4)))])
+    copy.prune(4)
+    assert seqs(await taken(relay, 0, 5)) == [1, 3, 5]
+
+
 async def test_a_copy_that_was_never_whole_is_not_served(tmp_path: Path) -> None:
     """A machine that is being filled must not be taken for one that has everything."""
     with Copy(tmp_path / "copy") as copy:

@@ -77,8 +77,9 @@ class Relay:
         self._rested_at = 0.0
         """When the copy is looked at again, at the earliest."""
         self._grown = anyio.Event()
-        self._frames: dict[tuple[int, int], tuple[int, bytes]] = {}
-        """(generation, from) → to, frame: of the newest stretches."""
+        self._frames: dict[tuple[int, int, int], tuple[int, bytes]] = {}
+        """(generation, newest, from) → to, frame. One that was made when the copy had less is not
+        used: it may hold records whose ends are forgotten by now."""
 
     def close(self) -> None:
         """End all streams, soon: whoever follows goes elsewhere."""
@@ -115,6 +116,7 @@ class Relay:
         generation = self._copy.generation()
         excused = self.horizon() if after_seq == 0 else 0
         target = self._copy.applied_seq()
+        self._newest = max(self._newest, target)
         seq = after_seq
         self.followers += 1
         try:
@@ -138,7 +140,7 @@ class Relay:
             self.followers -= 1
 
     async def _frame_after(self, generation: int, seq: int) -> tuple[int, bytes]:
-        place = (generation, seq)
+        place = (generation, self._newest, seq)
         if place not in self._frames:
             made = await self._made(seq)
             while len(self._frames) >= FRAMES_KEPT_MAX:
