@@ -1,6 +1,7 @@
 """Who holds the log, whom to ask for it, who writes the heartbeat, and how the log moves: pure."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -31,7 +32,9 @@ from kythera.distribute.moving import (
     next_step,
     wished,
 )
+from kythera.distribute.remembered import remember_core, remembered_core
 from kythera.distribute.stream import StreamState
+from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
 from kythera.model.membership import Membership, Peer
 from kythera.model.records import Core, Machine, Record, encode
@@ -227,3 +230,36 @@ def test_the_first_machine_that_has_both_drives_and_the_next_steps_in() -> None:
     core = Core(machines=("a", "b", "c"), epoch=2, wanted=("b", "c", "d"), wanted_epoch=3)
     assert [m for m in "abcd" if drives(core, m, 0)] == ["b"]
     assert [m for m in "abcd" if drives(core, m, 10_000)] == ["b", "c"]
+
+
+def test_what_was_remembered_counts_until_the_records_say_something_newer() -> None:
+    """A founder whose copy is lost starts the servers it had, not a second log; a copy that is
+    being made anew and still shows an old record does not take it back."""
+    moved = Core(machines=("a", "b", "c"), epoch=2)
+    assert core_of(catalog(), FOUNDER, "a", moved) == moved
+    assert core_of(catalog(MOVING), FOUNDER, "a", moved) == moved
+    later = Core(machines=("b", "c", "d"), epoch=3)
+    assert core_of(catalog(later), FOUNDER, "a", moved) == later
+    given_up = wished(MOVING, ("a",))
+    assert core_of(catalog(given_up), FOUNDER, "a", MOVING) == given_up
+    assert log_candidates(catalog(), FOUNDER, "a", moved)[0].name == "a"
+
+
+def test_who_holds_the_log_is_kept_beside_its_stores(tmp_path: Path) -> None:
+    """Written where the machine is concerned, and again when it no longer is."""
+    layout = Layout(tmp_path)
+    assert remembered_core(layout) is None
+    remember_core(layout, MOVING, "x")
+    assert remembered_core(layout) is None
+    remember_core(layout, MOVING, "b")
+    assert remembered_core(layout) == MOVING
+    remember_core(layout, Core(machines=("a",), epoch=4), "b")
+    assert remembered_core(layout) == Core(machines=("a",), epoch=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch"), [("nats", 1), ("nats-7", 7), ("haproxy", 0), ("nats-x", 0), ("cell/nats", 0)]
+)
+def test_a_server_is_known_by_the_name_of_its_process(name: str, epoch: int) -> None:
+    """So that no store is removed under a server that still runs."""
+    assert ServerPlan.epoch_of(name) == epoch

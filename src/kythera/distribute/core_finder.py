@@ -14,6 +14,7 @@ from kythera.distribute.address import LogAddress, address_at, fleet_password, m
 from kythera.distribute.cores import log_candidates, next_address
 from kythera.distribute.link import Secure
 from kythera.distribute.mesh import Directory, PeerUnreachable, client_context
+from kythera.distribute.remembered import remembered_core
 from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
 from kythera.model.errors import StoreUnavailable
@@ -38,7 +39,8 @@ class CoreFinder:
         known = membership.read(self._layout)
         ways: dict[str, LogAddress] = {}
         reachable: list[Peer] = []
-        for peer in log_candidates(self._known_records(), known, self._me):
+        remembered = remembered_core(self._layout)
+        for peer in log_candidates(self._known_records(), known, self._me, remembered):
             way = self._way(peer, known)
             if way is not None and peer.name not in ways:
                 ways[peer.name] = way

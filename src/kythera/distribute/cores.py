@@ -56,20 +56,32 @@ class ServerPlan:
         """Return the name of its process on this machine."""
         return "nats" if self.epoch == FIRST_EPOCH else f"nats-{self.epoch}"
 
+    @staticmethod
+    def epoch_of(name: str) -> int:
+        """Return the epoch of a process of that name; 0 when it is not a server of the log."""
+        kind, _, number = name.partition("-")
+        if kind != "nats" or not (number.isdigit() or name == kind):
+            return 0
+        return int(number or FIRST_EPOCH)
+
     @property
     def service(self) -> str:
         """Return where the epoch's servers reach each other on the mesh."""
         return ROUTE_SERVICES[self.epoch % 2]
 
 
-def core_of(catalog: Catalog, membership: Membership | None, me: str) -> Core | None:
+def core_of(
+    catalog: Catalog, membership: Membership | None, me: str, remembered: Core | None = None
+) -> Core | None:
     """Return who holds the log, as far as this machine knows; None: not this one, and no more.
 
-    While there is no record of it, the founder does: by the machines' records, or by its own
-    memory of how it came here."""
+    What was `remembered` counts while the records do not say, or say something older (a copy that
+    is being made anew). While nobody ever said so, the founder does: by the machines' records, or
+    by its own memory of how it came here."""
     recorded = catalog.core()
-    if recorded is not None:
-        return recorded
+    said = [core for core in (recorded, remembered) if core is not None]
+    if said:
+        return max(said, key=lambda core: (core.epoch, core.wanted_epoch))
     founders = [machine.name for machine in catalog.machines() if machine.core]
     if len(founders) == 1:
         return Core(machines=(founders[0],), epoch=FIRST_EPOCH)
@@ -77,9 +89,11 @@ def core_of(catalog: Catalog, membership: Membership | None, me: str) -> Core | 
     return Core(machines=(me,), epoch=FIRST_EPOCH) if founder else None
 
 
-def is_core(catalog: Catalog, membership: Membership | None, me: str) -> bool:
+def is_core(
+    catalog: Catalog, membership: Membership | None, me: str, remembered: Core | None = None
+) -> bool:
     """Tell whether this machine holds the log now."""
-    core = core_of(catalog, membership, me)
+    core = core_of(catalog, membership, me, remembered)
     return core is not None and me in core.machines
 
 
@@ -119,12 +133,14 @@ def _recorded(catalog: Catalog, name: str) -> str:
     return machine.mesh if machine is not None else ""
 
 
-def log_candidates(catalog: Catalog, membership: Membership | None, me: str) -> tuple[Peer, ...]:
+def log_candidates(
+    catalog: Catalog, membership: Membership | None, me: str, remembered: Core | None = None
+) -> tuple[Peer, ...]:
     """Return whom to ask for the log, the best first: this machine if it holds it, then the nearest.
 
     Those to whom it is moving come last: they hold it before anybody can have read so. `mesh` may
     be "" where nothing is recorded."""
-    core = core_of(catalog, membership, me)
+    core = core_of(catalog, membership, me, remembered)
     if core is None:
         known = membership.peers if membership is not None else ()
         return tuple(peer for peer in known if peer.name != me)

@@ -16,6 +16,7 @@ from kythera.distribute.lag import Lag, LagMeter
 from kythera.distribute.mesh import Directory, MeshClient, PeerUnreachable
 from kythera.distribute.nearness import near
 from kythera.distribute.relay import RelayLog
+from kythera.distribute.remembered import remembered_core
 from kythera.distribute.sources import Facts, Source, candidates, core_names
 from kythera.ground.clock import Clock
 from kythera.ground.layout import Layout
@@ -72,7 +73,8 @@ class Fleet:
 
     def core(self) -> Core | None:
         """Return who holds the log, as far as this machine knows."""
-        return cores.core_of(self.catalog, self.membership(), self.me)
+        remembered = remembered_core(self._layout)
+        return cores.core_of(self.catalog, self.membership(), self.me, remembered)
 
     def core_names(self) -> frozenset[str]:
         """Return the names of those who hold the log."""

@@ -13,10 +13,12 @@ from anyio.abc import TaskGroup
 from kythera.distribute import cores
 from kythera.distribute.address import address_at
 from kythera.distribute.cores import ServerPlan
-from kythera.distribute.nats_server import port_of, prepare_server, server_file
+from kythera.distribute.nats_server import forget_epochs, port_of, prepare_server, server_file
 from kythera.distribute.promotion import point_to_log
+from kythera.distribute.remembered import remember_core
 from kythera.ground.layout import Layout
 from kythera.model.limits import Limits
+from kythera.model.records import Core
 from kythera.node.engines import Engine, EngineOrder
 from kythera.node.fleet import Fleet
 from kythera.node.keeper_client import Exited, KeeperClient
@@ -103,6 +105,17 @@ class LogServers:
         self._show()
         core = None if self._fleet.is_removed() else self._fleet.core()
         await point_to_log(self._layout, core, self._fleet.me)
+        if core is not None:
+            self._settle(core)
+
+    def _settle(self, core: Core) -> None:
+        """Keep in mind who holds the log; let go of stores whose time is over."""
+        recorded = self._fleet.catalog.core()
+        if recorded is not None and recorded == core:
+            remember_core(self._layout, core, self._fleet.me)
+        running = {plan.name for plan in self.wanted()} | set(self._keeper.processes)
+        epochs = {ServerPlan.epoch_of(name) for name in running}
+        forget_epochs(self._layout, epochs, core.epoch)
 
     def _orphans(self, wanted: set[str]) -> list[str]:
         """Return servers of an earlier agent that nobody wants any more."""
