@@ -14,8 +14,9 @@ from kythera.route.changes import (
     payloads,
     without_traffic,
 )
+from kythera.route.mesh import PeerDoor, Peers, PeerServer, Tunnel
 from kythera.route.plan import MAPS, ROUTED, FrontPlan, Server
-from tests.route.test_plan import planned
+from tests.route.test_plan import A, planned, simple
 from tests.route.worlds import World, steps
 
 
@@ -146,6 +147,24 @@ def _short(owner: str | None) -> str:
     return owner[0] + owner[32:] if owner else ""
 
 
+PEER = PeerServer(name="p", number=7, address="10.0.0.2:7000", near=0)
+TUNNEL = Tunnel(name="t", listen="127.0.0.1:1", peer="p", address="10.0.0.2:7000", service="log")
+
+
+def test_who_is_let_in_who_serves_and_health_change_by_socket() -> None:
+    """What must happen within a second needs no reload."""
+    peers = Peers(me="m", machines=(PeerDoor(name="p"), PeerDoor(name="q")))
+    fewer = Peers(me="m", draining=True, machines=(PeerDoor(name="q"),))
+    world, later = simple("one", "two"), simple("one", "two")
+    world.peers, later.peers = peers, fewer
+    later.where = dict.fromkeys([(A, "one"), (A, "two")], "away")
+    before = planned(world)
+    way = changes(before, planned(later, before))
+    assert isinstance(way, list)
+    texts = [change.text.partition("\n")[0] for change in way if isinstance(change, Say)]
+    assert texts == ["add map apart.map <<", "del map members.map p", "add map health.map <<"]
+
+
 def test_more_slots_a_moved_cell_and_a_flood_of_changes_reload() -> None:
     """What the socket cannot do, or not quickly, is read from the files."""
     here: dict[str, tuple[Server, ...]] = {"s0001": (Server(name="c1", path="/a", weight=1),)}
@@ -156,6 +175,9 @@ def test_more_slots_a_moved_cell_and_a_flood_of_changes_reload() -> None:
         (FrontPlan(), FrontPlan(slots=128)),
         (FrontPlan(servers=here), FrontPlan(servers=there)),
         (FrontPlan(), FrontPlan(servers=crowd)),
+        (FrontPlan(), FrontPlan(peers=(PEER,))),
+        (FrontPlan(me="a", number=1), FrontPlan(me="a", number=2)),
+        (FrontPlan(), FrontPlan(tunnels=(TUNNEL,))),
     ):
         assert isinstance(changes(old, new), Reload)
 

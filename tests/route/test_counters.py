@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kythera.route.loads import Load, Tally
+from kythera.route.forwarding import (
+    Forwarding,
+    PeerTraffic,
+    Reading,
+    down_peers,
+    parse_homed,
+    parse_table,
+    streams_among,
+)
+from kythera.route.loads import Load, Tally, totals_by_worker
+from kythera.route.plan import FrontPlan, Server
 from kythera.route.runtime import (
     Processes,
     ServerRow,
@@ -92,3 +102,59 @@ def test_empty_statistics_are_no_cells(text: str) -> None:
     else:
         with pytest.raises(ValueError, match="svname"):
             parse_servers(text)
+
+
+TABLE = """\
+# table: here, type: string, size:4096, used:2
+0x55: key=b use=0 exp=0 shard=0 http_req_cnt=12
+0x56: key=c use=1 exp=0 http_req_cnt=3
+
+"""
+HOMED = """\
+# table: home, type: string, size:20000, used:1
+0x55: key=aaaa/w-1 use=0 exp=359 http_req_rate(60000)=4
+"""
+SESSIONS = """\
+0x5a: proto=tcpv4 src=127.0.0.1:1 fe=mesh be=to_log srv=inner ts=00
+0x5b: proto=tcpv4 src=127.0.0.1:1 fe=mesh be=to_http srv=inner ts=00
+0x5c: proto=unix_stream src=unix:1 fe=door be=s0001 srv=c1 ts=00
+0x5d: proto=tcpv4 src=127.0.0.1:1 fe=tunnel_x be=tunnel_x srv=peer ts=00
+"""
+
+
+def test_tables_and_sessions_are_read() -> None:
+    """Rows by their key; streams are told from requests by where they go."""
+    assert parse_table(TABLE) == {"b": 12, "c": 3}
+    assert parse_table("Unknown table") == {}
+    assert parse_homed(HOMED) == {("aaaa", "w-1"): 4}
+    assert streams_among(SESSIONS) == ["0x5a", "0x5d"]
+
+
+def test_peers_are_summed_over_ways_and_processes() -> None:
+    """Both ways to a peer are one; its state is the newest process's; totals do not fall."""
+    forwarding = Forwarding()
+
+    def reading(state: str, sent: int, received: int) -> Reading:
+        rows = (
+            ServerRow("away", "b", 1, sent, state),
+            ServerRow("home", "b", 0, 2, state),
+            ServerRow("away", "me", 0, 9, "no check"),
+            ServerRow("s0001", "c1", 5, 5, "no check"),
+        )
+        return Reading(rows, {"b": received})
+
+    found = forwarding.count({1: reading("UP 1/2", 10, 4)}, 1)
+    assert found == {"b": PeerTraffic("up", 1, 12, 4)}
+    found = forwarding.count({2: reading("NOLB", 0, 0), 1: reading("DOWN", 11, 5)}, 2)
+    assert found == {"b": PeerTraffic("leaving", 2, 15, 5)}
+    found = forwarding.count({2: reading("DOWN 1/2", 3, 2)}, 2)
+    assert found == {"b": PeerTraffic("down", 1, 18, 7)}
+    assert down_peers(reading("DOWN", 0, 0).rows) == {"b"}
+
+
+def test_requests_are_summed_by_worker() -> None:
+    """All cells of a worker that there are now; those HAProxy does not name are left out."""
+    cells = tuple(Server(name=name, path="/x", weight=1) for name in ("c1", "c2", "c3"))
+    plan = FrontPlan(owners={"s0001": "a/one", "s0002": "a/two"}, servers={"s0001": cells})
+    loads = {"c1": Load(0, 3), "c2": Load(1, 4), "c9": Load(0, 7)}
+    assert totals_by_worker(plan, loads) == {("a", "one"): 7}

@@ -10,6 +10,7 @@ import httpx
 import pytest
 import websockets
 
+from kythera.route.forwarding import PeerTraffic
 from tests.route.doors import Door, cell_released
 from tests.route.fleets import Fleet, fleet
 
@@ -325,7 +326,7 @@ async def test_a_reload_of_either_machine_fails_no_forwarded_request() -> None:
     assert set(counts) == {"b-hello"}
 
 
-async def _traffic(machines: Fleet, name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+async def _traffic(machines: Fleet, name: str) -> dict[str, PeerTraffic]:
     front = machines.doors[name].front
     await front.loads()
     return await front.forwarding()

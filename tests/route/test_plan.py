@@ -1,8 +1,10 @@
 """The plan: who gets which slot, which host leads where."""
 
 from hypothesis import given
+from hypothesis import strategies as st
 
 from kythera.model.catalog import Catalog
+from kythera.route.mesh import PeerDoor, Peers, server_numbers
 from kythera.route.patterns import SCHEMES, parse_pattern
 from kythera.route.plan import (
     MAPS,
@@ -22,7 +24,13 @@ A = ACCOUNTS[0]
 def planned(world: World, previous: FrontPlan | None = None) -> FrontPlan:
     """Return the plan of a world."""
     return plan_front(
-        world.catalog, world.traffic, world.failing, domain="localhost", previous=previous
+        world.catalog,
+        world.traffic,
+        world.failing,
+        domain="localhost",
+        previous=previous,
+        peers=world.peers,
+        where=world.where,
     )
 
 
@@ -135,6 +143,56 @@ def _meant(world: World, scheme: str, host: str, path: str) -> str | None:
         if record is not None and record.hostname_enabled and host == f"{worker}.localhost":
             return f"{account}/{worker}"
     return None
+
+
+def test_who_serves_a_worker_is_one_row_and_most_have_none() -> None:
+    """Where, who, and why not here; nothing for what is simply served here."""
+    world = simple("one", "two", "three", "four")
+    world.where = {(A, "two"): "home", (A, "three"): "away", (A, "four"): "local"}
+    world.failing = {(A, "three"): "exit 1", (A, "one"): "a|b"}
+    plan = planned(world)
+    slots = {owner.partition("/")[2]: slot for slot, owner in plan.owners.items()}
+    assert plan.maps["apart"] == {
+        slots["one"]: f"local|{A}/one|a|b",
+        slots["three"]: f"away|{A}/three|exit 1",
+        slots["two"]: f"home|{A}/two",
+    }
+
+
+def test_members_are_let_in_and_the_health_is_told() -> None:
+    """All of the fleet, also those that cannot be reached; reasons are rows."""
+    world = World()
+    doors = (
+        PeerDoor(name="far", address="10.0.0.3:1", near=3),
+        PeerDoor(name="near", address="10.0.0.2:1"),
+        PeerDoor(name="lost"),
+    )
+    world.peers = Peers(me="me", machines=doors, draining=True)
+    plan = planned(world)
+    assert plan.maps["members"] == dict.fromkeys(["far", "lost", "me", "near"], "1")
+    assert plan.maps["health"] == {"draining": "1"}
+    assert [peer.name for peer in plan.peers] == ["near", "far"]
+    world.peers = Peers(me="me", machines=doors, overloaded=True)
+    assert planned(world).maps["health"] == {"overloaded": "1"}
+
+
+@given(st.lists(st.text("ab-1", min_size=1), min_size=1, unique=True))
+def test_machines_have_the_same_number_on_each_of_them(names: list[str]) -> None:
+    """HAProxy's rings agree only then; no two machines share one."""
+    numbers = server_numbers(names)
+    assert numbers == server_numbers(reversed(names))
+    assert len(set(numbers.values())) == len(names)
+    for me in names:
+        others = tuple(PeerDoor(name=n, address="x:1") for n in names if n != me)
+        plan = plan_front(
+            Catalog(),
+            {},
+            {},
+            domain="localhost",
+            previous=None,
+            peers=Peers(me=me, machines=others),
+        )
+        assert {me: plan.number} | {p.name: p.number for p in plan.peers} == numbers
 
 
 def test_what_leads_nowhere_is_told() -> None:

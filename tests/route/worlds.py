@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from kythera.model.catalog import Catalog, Name
 from kythera.model.records import Deployment, Domains, Route, Routes, Worker, encode
 from kythera.model.traffic import Share, Traffic
+from kythera.route.mesh import PeerDoor, Peers, Where
 
 ACCOUNTS = ("a" * 32, "b" * 32)
 WORKERS = ("one", "two", "three")
@@ -24,6 +25,23 @@ percentages = st.sampled_from(
 )
 
 
+wheres: st.SearchStrategy[Where] = st.sampled_from(["local", "home", "away"])
+fleets = st.none() | st.builds(
+    lambda names, moved, draining, overloaded: Peers(
+        me="m",
+        draining=draining,
+        overloaded=overloaded,
+        machines=tuple(
+            PeerDoor(name=n, address="" if n == "p3" else f"10.0.0.{1 + moved}:7000") for n in names
+        ),
+    ),
+    st.lists(st.sampled_from(["p1", "p2", "p3"]), unique=True, max_size=3),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+
+
 class World:
     """What a plan is made from."""
 
@@ -31,6 +49,8 @@ class World:
         self.catalog = Catalog()
         self.traffic: dict[Name, Traffic] = {}
         self.failing: dict[Name, str] = {}
+        self.peers: Peers | None = None
+        self.where: dict[Name, Where] = {}
 
     def put(
         self,
@@ -110,5 +130,8 @@ def steps(draw: st.DrawFn) -> list[World]:
             world.failing[draw(st.sampled_from(sorted(last)))] = draw(
                 st.sampled_from(["", "exit 1; killed", 'a "b"\n\\c'])
             )
+        world.peers = draw(fleets)
+        if last and world.peers is not None:
+            world.where = draw(st.dictionaries(st.sampled_from(sorted(last)), wheres))
         history.append(world)
     return history

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 from kythera.model.catalog import Name
 from kythera.route.loads import Tally
-from kythera.route.mesh_render import HERE
+from kythera.route.mesh_render import HERE, is_stream
 from kythera.route.plan import AWAY, HOME
 from kythera.route.runtime import ServerRow
 
 SHOW_RECEIVED = f"show table {HERE}"
 SHOW_HOMED = f"show table {HOME}"
 _ROW = re.compile(r"key=(\S+) .*?(?:http_req_cnt|http_req_rate\(\d+\))=(\d+)")
+_SESSION = re.compile(r"^(0x[0-9a-f]+): .*? be=(\S+) ", re.MULTILINE)
 UP, LEAVING, DOWN = "up", "leaving", "down"
 
 
@@ -42,6 +43,11 @@ class Reading:
 def parse_table(text: str) -> dict[str, int]:
     """Read the answer to `show table`: key to its one counter."""
     return {match[1]: int(match[2]) for match in _ROW.finditer(text)}
+
+
+def streams_among(text: str) -> list[str]:
+    """Read the answer to `show sess`: the sessions that are streams between machines."""
+    return [match[1] for match in _SESSION.finditer(text) if is_stream(match[2])]
 
 
 def parse_homed(text: str) -> dict[Name, int]:

@@ -46,6 +46,7 @@ from kythera.route.forwarding import (
     down_peers,
     parse_homed,
     parse_table,
+    streams_among,
 )
 from kythera.route.loads import Load, Tally
 from kythera.route.mesh import CONTROL, MeshFiles
@@ -239,7 +240,7 @@ class Front:
         self._diverted = {pid: self._diverted.get(pid, now) for pid in old}
         late = {pid for pid, seen in self._diverted.items() if now - seen >= STREAMS_REST_S}
         for pid in late - self._cut:
-            await self._cut_streams(self._asker(pid))
+            await self._cut_streams(pid)
         self._cut = late
 
     def _asker(self, pid: int) -> Callable[[str], Awaitable[str]]:
@@ -258,9 +259,11 @@ class Front:
     async def cut_tunnels(self) -> None:
         """End the standing streams between machines, in every process: who still belongs to the
         fleet begins anew at once. `apply` does so itself when a machine was removed."""
-        there = await processes(self._master_socket)
-        for ask in (self._ask_newest, *map(self._asker, there.old)):
-            await self._cut_streams(ask)
+        with contextlib.suppress(FrontSilent):
+            for section in self._stream_sections():
+                await self._ask_newest(f"shutdown sessions server {section}")
+        for pid in (await processes(self._master_socket)).old:
+            await self._cut_streams(pid)
 
     async def _shut_out(self, gone: Iterable[str]) -> None:
         """Have machines that were removed be gone from every process, and from what they hold."""
@@ -270,16 +273,24 @@ class Front:
                     await self._asker(pid)(f"del map {MEMBERS}.map {name}")
             await self.cut_tunnels()
 
-    async def _cut_streams(self, ask: Callable[[str], Awaitable[str]]) -> None:
+    async def _cut_streams(self, old: int) -> None:
+        """End the streams of a process that drains: it does so by session only, and has the
+        sections of an older plan."""
+        with contextlib.suppress(FrontSilent):
+            ask = self._asker(old)
+            for session in streams_among(await ask("show sess")):
+                await ask(f"shutdown session {session}")
+
+    def _stream_sections(self) -> list[str]:
+        """Return the servers (`backend/server`) by which streams between machines stand."""
         mesh = self.options.mesh
         if mesh is None:
-            return
+            return []
         tunnels = self._plan.tunnels if self._plan is not None else ()
-        servers = [f"{inner_backend(service)}/inner" for service in (CONTROL, *mesh.streams)]
-        servers += [f"{tunnel_section(tunnel)}/peer" for tunnel in tunnels]
-        with contextlib.suppress(FrontSilent):
-            for server in servers:
-                await ask(f"shutdown sessions server {server}")
+        return [
+            *(f"{inner_backend(service)}/inner" for service in (CONTROL, *mesh.streams)),
+            *(f"{tunnel_section(tunnel)}/peer" for tunnel in tunnels),
+        ]
 
     async def _give_up(self, down: set[str]) -> None:
         """End what still waits for an answer of a peer that is down: it may hang for ever, and

@@ -41,6 +41,8 @@ HELLO_S = 5
 JOINER, JOIN_PATH = "join-", "/join"
 """Who has a token alone may ask for one thing alone."""
 PEER_HEADER = "X-Kythera-Peer"
+INNER, TUNNEL = "to_", "tunnel_"
+"""How the sections begin that carry streams between machines."""
 HERE = "here"
 HERE_RELAY = "newest_here"
 """Takes requests of peers from a process that drains to the newest one: not by RELAY, which knows
@@ -83,12 +85,17 @@ def mesh_lines(
 
 def inner_backend(service: str) -> str:
     """Return the backend that hands an encrypted stream to a service's inner door."""
-    return f"to_{service}"
+    return f"{INNER}{service}"
 
 
 def tunnel_section(tunnel: Tunnel) -> str:
     """Return the name of a tunnel's section."""
-    return f"tunnel_{tunnel.name}"
+    return f"{TUNNEL}{tunnel.name}"
+
+
+def is_stream(backend: str) -> bool:
+    """Tell whether a backend carries what may stand for ever between two machines."""
+    return backend.startswith((INNER, TUNNEL)) and backend != inner_backend(HTTP)
 
 
 def _passthrough(services: dict[str, str], runtime_socket: Path) -> Iterator[str]:
