@@ -20,6 +20,7 @@ from kythera.control.server import server_for
 from kythera.control.services import Services
 from kythera.distribute import transfer
 from kythera.distribute.blobs import Blobs
+from kythera.distribute.pack import pull_pack
 from kythera.distribute.transfer import TransferFailed
 from kythera.ground.sockets import listen_unix
 from kythera.model.limits import Limits
@@ -203,6 +204,16 @@ async def test_what_is_missing_is_told_at_once_for_many(peer: Peer) -> None:
     found = await transfer.missing(peer.mesh, PEER, asked, LIMITS, within_ms=5_000)
     assert found == set(absent)
     assert next(peer.blobs.held()).used_ns > before
+
+
+async def test_many_blobs_are_given_in_one_answer(peer: Peer, mine: Blobs) -> None:
+    """Those that are there, each verified as it comes."""
+    contents = [b"", b"one", DATA, *(b"%d" % n for n in range(50))]
+    digests = [peer.blobs.put(data) for data in contents]
+    kept: list[str] = []
+    asked = [*digests, hashlib.sha256(b"absent").hexdigest()]
+    await pull_pack(peer.mesh, PEER, asked, mine, LIMITS, within_ms=5_000, kept=kept.append)
+    assert sorted(kept) == sorted(digests) == sorted(mine.digests())
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"digests": [1]}', b'{"digests": ["../x"]}'])

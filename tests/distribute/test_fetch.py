@@ -5,8 +5,10 @@ Method: fake machines that lie, hang, stop in the middle, drip, fail, or have no
 
 import errno
 import hashlib
+import json
+import math
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import pytest
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.fetch import Fetcher
 from kythera.distribute.files import read_manifest
+from kythera.distribute.pack import BLOBS_MAX, head
 from kythera.model.errors import StoreUnavailable
 from kythera.model.limits import Limits
 from kythera.model.records import Asset, Assets, Module, Version
@@ -26,12 +29,14 @@ from tests.distribute.blob_peers import (
     Answering,
     FakeMesh,
     Holder,
+    answers,
     drips,
     hangs,
     has_nothing,
     is_broken,
     lies,
     machine,
+    packed,
     stops_in_the_middle,
 )
 
@@ -186,22 +191,107 @@ async def test_no_more_downloads_at_once_than_the_limit_says(tmp_path: Path) -> 
 
     limits = msgspec.structs.replace(QUICK, blob_transfers_at_once=3)
     async with bench_of(tmp_path, {"core": counted}, limits) as bench:
-        await bench.fetcher.ensure(hashlib.sha256(data).hexdigest() for data in contents)
+        async with anyio.create_task_group() as tasks:
+            for data in contents:
+                tasks.start_soon(bench.fetcher.ensure, [hashlib.sha256(data).hexdigest()])
         assert most == 3
         assert bench.fetcher.counts["fetched"] == 40
 
 
-async def test_of_many_blobs_machines_are_asked_once_which_they_have(tmp_path: Path) -> None:
-    """Not each of a hundred files is asked of each machine that has none of them."""
-    contents = [b"%d" % number for number in range(100)]
+MANY = [b"file %d" % number for number in range(250)]
+MANY_DIGESTS = [hashlib.sha256(data).hexdigest() for data in MANY]
+
+
+async def test_many_blobs_come_in_few_answers_from_a_machine_that_has_them(tmp_path: Path) -> None:
+    """Not each of a site's files is asked of each machine that has none of them."""
     peers: dict[str, Answering] = {f"empty{n}": has_nothing for n in range(3)}
     async with bench_of(tmp_path, peers) as bench:
-        bench.mesh.peers["core"] = holder(tmp_path / "core", *contents)
+        bench.mesh.peers["core"] = holder(tmp_path / "core", *MANY)
         bench.machines.append(machine("core", "elsewhere"))
-        await bench.fetcher.ensure(hashlib.sha256(data).hexdigest() for data in contents)
-        assert bench.mesh.asked["core", "GET"] == 100
-        assert all(bench.mesh.asked[name, "GET"] == 0 for name in peers)
-        assert all(bench.mesh.asked[name, "POST"] <= 1 for name in bench.mesh.peers)
+        await bench.fetcher.ensure(MANY_DIGESTS)
+        assert sorted(bench.blobs.digests()) == sorted(MANY_DIGESTS)
+        assert bench.mesh.asked["core", "POST"] == 1 + math.ceil(250 / BLOBS_MAX)
+        assert bench.fetcher.counts == {"fetched": 250}
+        assert all(bench.mesh.asked[name, "POST"] <= 1 for name in peers)
+        assert bench.mesh.asked["core", "GET"] == 0
+
+
+Packing = Callable[[list[bytes]], httpx.Response]
+
+
+def _unasked(data: list[bytes]) -> httpx.Response:
+    return packed([*data[:3], b"a present"])
+
+
+BAD_PACKS: dict[str, tuple[Packing, str]] = {
+    "lies in the last": (lambda data: packed(data, lie=b"steal()"), "wrong"),
+    "gives what nobody asked for": (_unasked, "wrong"),
+    "announces too much": (
+        lambda data: answers(200, head(hashlib.sha256(data[0]).hexdigest(), 200_000)),
+        "too_large",
+    ),
+    "knows no packs": (lambda _: answers(404), "refused"),
+    "leaves some out": (lambda data: packed(data[:2]), ""),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_PACKS)
+async def test_a_bad_pack_keeps_what_was_good_and_the_rest_comes_otherwise(
+    tmp_path: Path, kind: str
+) -> None:
+    """Every blob is verified on its own; nothing unasked or wrong stays."""
+    packing, reason = BAD_PACKS[kind]
+    good = holder(tmp_path / "bad", *MANY[:20])
+
+    async def bad(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/blobs/pack":
+            asked = json.loads(await request.aread())["digests"]
+            return packing([good.blobs.read(digest) for digest in asked])
+        return await good(request)
+
+    async with bench_of(tmp_path, {"bad": bad}) as bench:
+        await bench.fetcher.ensure(MANY_DIGESTS[:20])
+        assert sorted(bench.blobs.digests()) == sorted(MANY_DIGESTS[:20])
+        assert len(bench.files) == 20
+        expected = {"fetched": 20, **({reason: 1} if reason else {})}
+        assert bench.fetcher.counts == expected
+
+
+@pytest.mark.parametrize("silent", [True, False])
+async def test_a_pack_that_stops_is_finished_by_another_machine(
+    tmp_path: Path, *, silent: bool
+) -> None:
+    """What came before the cut stays."""
+    good = holder(tmp_path / "good", *MANY[:20])
+
+    async def bad(request: httpx.Request) -> httpx.Response:
+        if request.url.path != "/blobs/pack":
+            return answers(200, b'{"missing": []}') if request.method == "POST" else answers(404)
+        whole = await packed(MANY[:20]).aread()
+        return await stops_in_the_middle(whole, silent=silent)(request)
+
+    async with bench_of(tmp_path, {"bad": bad}) as bench:
+        bench.mesh.peers["good"] = good
+        bench.machines.append(machine("good", "elsewhere"))
+        await bench.fetcher.ensure(MANY_DIGESTS[:20])
+        assert sorted(bench.blobs.digests()) == sorted(MANY_DIGESTS[:20])
+        assert 5 <= bench.mesh.asked["good", "GET"] <= 15
+
+
+async def test_a_full_disk_ends_a_pack_and_blames_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error for each that waits, in the disk's own words."""
+    async with bench_of(tmp_path, {"core": holder(tmp_path / "core", *MANY[:20])}) as bench:
+
+        def full(*_: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("kythera.distribute.blobs.os.write", full)
+            with pytest.raises(StoreUnavailable, match="No space left"):
+                await bench.fetcher.ensure(MANY_DIGESTS[:20])
+        assert (bench.files, dict(bench.fetcher.counts)) == ([], {})
 
 
 async def test_who_failed_is_asked_last_the_next_time(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ Refuses: bodies larger than a blob may be (413), other bytes than promised (422)
 import hashlib
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -24,6 +24,7 @@ from kythera.control.bodies import read_body
 from kythera.control.envelope import answer, failed
 from kythera.control.services import Services, services_of
 from kythera.distribute.blobs import READ_BYTES, Blobs
+from kythera.distribute.pack import head
 from kythera.distribute.transfer import ASKED_AT_ONCE_MAX, largest_bytes
 from kythera.model.errors import KytheraError, StoreUnavailable
 from kythera.model.names import DIGEST
@@ -37,6 +38,7 @@ def routes() -> list[Route]:
     """Return what others may ask about blobs."""
     return [
         Route("/blobs/missing", missing, methods=["POST"]),
+        Route("/blobs/pack", give_pack, methods=["POST"]),
         Route("/blobs/{digest}", give, methods=["GET", "HEAD"]),
         Route("/blobs/{digest}", take, methods=["PUT"]),
     ]
@@ -87,11 +89,8 @@ async def give(request: Request) -> Response:
     """GET or HEAD /blobs/{digest}: a blob, or the rest of it from some byte on."""
     services, digest = services_of(request), _digest(request)
     blobs = _blobs(services)
-    if not digest or not blobs.touch(digest):
-        return _says(404, "This machine does not have this blob.")
-    try:
-        descriptor = os.open(blobs.path(digest), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    descriptor = _opened(blobs, digest) if digest else None
+    if descriptor is None:
         return _says(404, "This machine does not have this blob.")
     size = os.fstat(descriptor).st_size
     rest = REST_OF.fullmatch(request.headers.get("range", ""))
@@ -163,11 +162,48 @@ async def missing(request: Request) -> Response:
     """POST /blobs/missing {"digests": […]}: those that are not here; the others count as used."""
     blobs = _blobs(services_of(request))
     try:
-        body = await read_body(request, QUESTION_BYTES_MAX)
-        asked = msgspec.json.decode(body, type=dict[str, list[str]]).get("digests", [])
+        asked = await _asked(request)
         absent = await to_thread.run_sync(lambda: [d for d in asked if not blobs.touch(d)])
     except msgspec.MsgspecError as error:
         return _says(400, f"The question cannot be read: {error}.")
     except KytheraError as error:
         return failed(error)
     return answer({"missing": absent}, 200)
+
+
+async def _asked(request: Request) -> list[str]:
+    """Return the digests in a question."""
+    body = await read_body(request, QUESTION_BYTES_MAX)
+    return msgspec.json.decode(body, type=dict[str, list[str]]).get("digests", [])
+
+
+async def give_pack(request: Request) -> Response:
+    """POST /blobs/pack {"digests": […]}: those of them that are here, in one answer."""
+    services = services_of(request)
+    try:
+        asked = [digest for digest in await _asked(request) if DIGEST.fullmatch(digest)]
+    except msgspec.MsgspecError as error:
+        return _says(400, f"The question cannot be read: {error}.")
+    except KytheraError as error:
+        return failed(error)
+    pieces = _pack(_blobs(services), asked)
+    return StreamingResponse(pieces, headers={"content-type": "application/octet-stream"})
+
+
+async def _pack(blobs: Blobs, digests: Sequence[str]) -> AsyncIterator[bytes]:
+    for digest in digests:
+        descriptor = await to_thread.run_sync(_opened, blobs, digest)
+        if descriptor is None:
+            continue
+        reading = Reading(digest, descriptor, os.fstat(descriptor).st_size, 0)
+        yield head(digest, reading.size)
+        async for piece in reading.pieces():
+            yield piece
+
+
+def _opened(blobs: Blobs, digest: str) -> int | None:
+    try:
+        found = blobs.touch(digest)
+        return os.open(blobs.path(digest), os.O_RDONLY | os.O_CLOEXEC) if found else None
+    except FileNotFoundError:
+        return None

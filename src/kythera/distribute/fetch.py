@@ -12,16 +12,16 @@ Use as `async with Fetcher(…) as fetcher`: the downloads are its tasks.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Self
+from typing import NamedTuple, Self
 
 import anyio
 import structlog
 from anyio import to_thread
 from anyio.abc import TaskGroup
 
-from kythera.distribute import replication, transfer
+from kythera.distribute import pack, replication, transfer
 from kythera.distribute.blobs import Blobs, Draft
 from kythera.distribute.files import named_blobs, read_manifest
 from kythera.distribute.nearness import likely_holders
@@ -50,12 +50,17 @@ _events = structlog.get_logger("blobs")
 class Download:
     """One blob on its way; whoever wants it waits for `done`."""
 
-    def __init__(self, digest: str, first: Machine | None = None) -> None:
+    def __init__(self, digest: str) -> None:
         self.digest = digest
-        self.first = first
-        """Who said that it has it."""
         self.done = anyio.Event()
         self.error: StoreUnavailable | None = None
+
+
+class Batch(NamedTuple):
+    """Downloads that a worker takes from the queue: one, or many that `peer` said it has."""
+
+    peer: str
+    downloads: list[Download]
 
 
 class Fetcher:
@@ -82,7 +87,7 @@ class Fetcher:
         self._me = me
         self._limits = limits
         self._downloads: dict[str, Download] = {}
-        self._queue: deque[Download] = deque()
+        self._queue: deque[Batch] = deque()
         self._workers = 0
         self._resting: dict[str, float] = {}
         self._tasks: TaskGroup | None = None
@@ -196,7 +201,7 @@ class Fetcher:
 
     async def _fetched(self, digests: list[str]) -> None:
         known = await self._located(digests) if len(digests) >= ASK_AROUND_MIN else {}
-        downloads = [self._begin(digest, known.get(digest)) for digest in digests]
+        downloads = self._begin(digests, known)
         for download in downloads:
             await download.done.wait()
         failed = [download.error for download in downloads if download.error is not None]
@@ -207,34 +212,88 @@ class Fetcher:
                 f"{len(failed):,} of {len(downloads):,} blobs cannot be fetched now. {failed[0]}"
             )
 
-    def _begin(self, digest: str, first: Machine | None) -> Download:
+    def _begin(self, digests: Iterable[str], known: Mapping[str, str]) -> list[Download]:
+        """Return a download for each blob; new ones wait in the queue, those that one machine said
+        it has in packs."""
+        found: list[Download] = []
+        fresh: dict[str, list[Download]] = {}
+        for digest in digests:
+            download = self._downloads.get(digest)
+            if download is None:
+                download = self._downloads[digest] = Download(digest)
+                fresh.setdefault(known.get(digest, ""), []).append(download)
+            found.append(download)
+        for name, some in fresh.items():
+            length = pack.BLOBS_MAX if name else 1
+            for start in range(0, len(some), length):
+                self._enqueue(Batch(name, some[start : start + length]))
+        return found
+
+    def _enqueue(self, batch: Batch) -> None:
         assert self._tasks is not None, "a Fetcher is entered before it is asked for anything"
-        download = self._downloads.get(digest)
-        if download is None:
-            download = self._downloads[digest] = Download(digest, first)
-            self._queue.append(download)
-            if self._workers < self._limits.blob_transfers_at_once:
-                self._workers += 1
-                self._tasks.start_soon(self._work)
-        return download
+        self._queue.append(batch)
+        if self._workers < self._limits.blob_transfers_at_once:
+            self._workers += 1
+            self._tasks.start_soon(self._work)
 
     async def _work(self) -> None:
         """Download until nothing waits any more."""
         try:
             while self._queue:
-                download = self._queue.popleft()
-                try:
-                    await self._download(download)
-                except StoreUnavailable as error:
-                    download.error = error
-                except BaseException:
-                    download.error = StoreUnavailable("This process is about to end.")
-                    raise
-                finally:
-                    del self._downloads[download.digest]
-                    download.done.set()
+                await self._work_on(self._queue.popleft())
         finally:
             self._workers -= 1
+
+    async def _work_on(self, batch: Batch) -> None:
+        try:
+            if len(batch.downloads) == 1:
+                await self._download(batch.downloads[0])
+                self._end(batch.downloads[0])
+                return
+            await self._download_pack(batch)
+        except StoreUnavailable as error:
+            self._end_rest(batch, error)
+        except BaseException:
+            self._end_rest(batch, StoreUnavailable("This process is about to end."))
+            raise
+        for download in batch.downloads:
+            if not download.done.is_set():
+                self._enqueue(Batch("", [download]))
+
+    def _end(self, download: Download, error: StoreUnavailable | None = None) -> None:
+        download.error = error
+        del self._downloads[download.digest]
+        download.done.set()
+
+    def _end_rest(self, batch: Batch, error: StoreUnavailable) -> None:
+        for download in batch.downloads:
+            if not download.done.is_set():
+                self._end(download, error)
+
+    async def _download_pack(self, batch: Batch) -> None:
+        """Get many blobs of one machine; those that do not come this way are left."""
+        peers = self._look()[0]
+        peer = next((machine for machine in peers if machine.name == batch.peer), None)
+        if peer is None:
+            return
+        by_digest = {download.digest: download for download in batch.downloads}
+
+        def kept(digest: str) -> None:
+            self.counts["fetched"] += 1
+            self._end(by_digest[digest])
+
+        try:
+            await pack.pull_pack(
+                self._mesh,
+                peer,
+                by_digest.keys(),
+                self._blobs,
+                self._limits,
+                within_ms=self._limits.peer_answer_ms,
+                kept=kept,
+            )
+        except TransferFailed as failure:
+            self._leave(peer, failure)
 
     async def _download(self, download: Download) -> None:
         failures: dict[str, TransferFailed] = {}
@@ -253,7 +312,7 @@ class Fetcher:
         patient: bool,
     ) -> bool:
         """Ask one machine after the other; tell whether the blob is here now."""
-        for machine in self._order(download):
+        for machine in self._order(download.digest):
             if machine.name in failures and failures[machine.name].reason in HOPELESS:
                 continue
             try:
@@ -288,13 +347,10 @@ class Fetcher:
             raise TransferFailed("wrong", f"{machine.name} gave other bytes than blob {digest} has")
         await to_thread.run_sync(draft.commit)
 
-    def _order(self, download: Download) -> list[Machine]:
-        """Return whom to ask: who said it has it, then by nearness; who rests comes last."""
+    def _order(self, digest: str) -> list[Machine]:
+        """Return whom to ask, the nearest first; who rests comes last."""
         peers, cores = self._look()
-        ordered = likely_holders(peers, self._here(peers), download.digest, cores)
-        if download.first is not None:
-            first = download.first.name
-            ordered.sort(key=lambda machine: machine.name != first)
+        ordered = likely_holders(peers, self._here(peers), digest, cores)
         return sorted(ordered, key=self._rests)
 
     def _rests(self, machine: Machine) -> bool:
@@ -324,11 +380,11 @@ class Fetcher:
             remedy="It is tried again; if no machine has it any more, deploy the worker once more.",
         )
 
-    async def _located(self, digests: Collection[str]) -> dict[str, Machine]:
+    async def _located(self, digests: Collection[str]) -> dict[str, str]:
         """Ask machine after machine which of many blobs it has, until each is found once."""
-        found: dict[str, Machine] = {}
+        found: dict[str, str] = {}
         rest = set(digests)
-        for machine in self._order(Download(min(digests))):
+        for machine in self._order(min(digests)):
             try:
                 absent = await transfer.missing(
                     self._mesh, machine, rest, self._limits, within_ms=self._limits.peer_answer_ms
@@ -336,7 +392,7 @@ class Fetcher:
             except TransferFailed as failure:
                 self._leave(machine, failure)
                 continue
-            found.update(dict.fromkeys(rest - absent, machine))
+            found.update(dict.fromkeys(rest - absent, machine.name))
             rest = absent
             if not rest:
                 break

@@ -86,13 +86,13 @@ async def pull(
     headers = {"accept-encoding": "identity"}
     if draft.size:
         headers["range"] = f"bytes={draft.size}-"
-    with _told(peer, "unreachable") as told:
+    with told(peer, "unreachable") as reasons:
         with anyio.fail_after(within_ms / 1000) as answer:
             async with mesh.stream(
                 peer.name, peer.mesh, "GET", f"/blobs/{digest}", headers=headers
             ) as response:
                 answer.deadline = float("inf")
-                told.append("cut")
+                reasons.append("cut")
                 size = _announced(response, peer, draft, limits)
                 with anyio.fail_after(whole_s(size, limits)):
                     await _receive(response, peer, draft, size, limits)
@@ -153,7 +153,7 @@ async def push(mesh: Mesh, peer: Machine, digest: str, blobs: Blobs, limits: Lim
                 yield piece
 
     headers = {"content-length": str(size)}
-    with _told(peer, "unreachable"), anyio.fail_after(whole_s(size, limits)):
+    with told(peer, "unreachable"), anyio.fail_after(whole_s(size, limits)):
         response = await mesh.request(
             peer.name, peer.mesh, "PUT", f"/blobs/{digest}", content=pieces(), headers=headers
         )
@@ -170,7 +170,7 @@ async def missing(
     found: set[str] = set()
     for some in _in_parts(list(digests), ASKED_AT_ONCE_MAX):
         within_s = (within_ms + len(some) * LOOK_MS_EACH) / 1000
-        with _told(peer, "unreachable"), anyio.fail_after(within_s):
+        with told(peer, "unreachable"), anyio.fail_after(within_s):
             response = await mesh.request(
                 peer.name, peer.mesh, "POST", "/blobs/missing", json={"digests": some}
             )
@@ -190,7 +190,7 @@ def _in_parts(items: Sequence[str], length: int) -> Iterator[Sequence[str]]:
 
 
 @contextmanager
-def _told(peer: Machine, first: Reason) -> Iterator[list[Reason]]:
+def told(peer: Machine, first: Reason) -> Iterator[list[Reason]]:
     """Turn what may go wrong on the way into a TransferFailed of the last reason in the list."""
     reasons: list[Reason] = [first]
     try:
