@@ -7,6 +7,7 @@ at, removed and changed by hand.
 import hashlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +79,30 @@ def test_what_is_uploaded_to_one_machine_is_on_the_core_and_runs_on_all(
     deploy(second, "shop", made)
     fleet.wait_for("shop", "second")
     assert len(holders(fleet, code)) == 3
+
+
+def test_a_site_of_many_files_uploaded_to_one_machine_is_served_whole_by_all(
+    fleet: RunningFleet, tmp_path: Path
+) -> None:
+    """Manifest and files travel by hash; each machine lays them out with the same validators."""
+    public = tmp_path / "public"
+    public.mkdir()
+    for number in range(60):
+        (public / f"{number}.txt").write_text(f"file {number}\n")
+    settings = {
+        "name": "site",
+        "compatibility_date": "2026-01-01",
+        "assets": {"directory": "./public"},
+    }
+    (tmp_path / "wrangler.jsonc").write_text(json.dumps(settings))
+    done = fleet.machines[2].kythera("deploy", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    for machine in fleet.machines:
+        machine.wait_for("site", "file 0", "/0.txt", deadline_s=20)
+    for number in (0, 31, 59):
+        found = [one.get("site", f"/{number}.txt") for one in fleet.machines]
+        assert {answer.text for answer in found} == {f"file {number}\n"}
+        assert len({answer.headers["etag"] for answer in found}) == 1
 
 
 def test_tampered_code_is_never_run_and_the_good_one_is_as_soon_as_it_can_be_had(
