@@ -201,7 +201,7 @@ def test_a_worker_whose_process_does_not_start_is_503_until_it_does(tmp_path: Pa
         assert int(answer.headers["Retry-After"]) > 0
         assert answer.headers["CF-Ray"] in answer.text
         assert cell_of(platform, "lost")["state"] == "failed"
-        blobs.rmdir()
+        blobs.rename(state / "broken")
         (state / "elsewhere").rename(blobs)
         wait_until(lambda: platform.get("lost").text == "found", "it serves", deadline_s=40)
 

@@ -99,6 +99,8 @@ class Blobs:
     def draft(self) -> "Draft":
         """Begin a blob that is written piece by piece: `with blobs.draft() as draft: …`."""
         with _disk(self.root):
+            # Somebody may have emptied the state folder under a running platform.
+            self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
             return Draft(self, self._incoming / self._chance.hex(32))
 
     def _holds(self, digest: str, data: bytes) -> bool:
