@@ -14,13 +14,14 @@ from pathlib import Path
 import anyio
 import msgspec
 
-from bench import cold, failures, fleet, front, records, thousand
+from bench import cold, failures, fleet, front, records, thousand, zipf
 from bench.figures import Figure, Machine, markdown, table
 
 BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "front": front.run,
     "cold": cold.run,
     "thousand": thousand.run,
+    "zipf": zipf.run,
     "deploys": failures.deploys,
     "kills": failures.kills,
 }
