@@ -87,6 +87,8 @@ class Following:
         """Return how much of what the source has is here, from 0 to 1."""
         if self.snapshot is not None:
             return self.snapshot
+        if self.source is None and not self.whole:
+            return 0.0
         return 1.0 if self.newest <= self.applied else self.applied / self.newest
 
 
@@ -120,6 +122,8 @@ class Follower:
         self._limits = limits
         self._clock = clock
         self._chooser = Chooser(limits)
+        self._stalled: set[Source] = set()
+        """Sources that were left because nothing new came from them."""
         self._on_applied: Callable[[int], None] = lambda _: None
 
     async def run(self, on_applied: Callable[[int], None]) -> None:
@@ -220,6 +224,7 @@ class Follower:
             with anyio.move_on_after(None if patience is None else patience.left_s()):
                 stretch = await basket.take()
             if stretch is None:
+                self._stalled.add(source)
                 raise SourceEnded(f"The source {source} has had nothing new for too long.")
             await self._take(source, stretch)
             target = stretch.newest if target is None else target
@@ -261,6 +266,7 @@ class Follower:
             if found is not None:
                 if await self._answers(found):
                     self._chooser.answered(found)
+                    self._stalled.discard(found)
                     scope.cancel()
                     return
                 self._chooser.failed(found, self._clock.monotonic())
@@ -269,11 +275,15 @@ class Follower:
                 return
 
     async def _answers(self, source: Source) -> bool:
-        """Tell whether a source has what this machine has, and says so in time."""
-        seq = self._copy.applied_seq()
+        """Tell whether a source has what this machine has, and says so in time.
+
+        One that was left because it stood still must get more than that: standing where this
+        machine stands it may be cut off from the log as before. A heartbeat comes each second."""
+        seq = self._copy.applied_seq() + (1 if source in self._stalled else 0)
         with anyio.move_on_after(self._limits.source_silent_ms_max / 1000):
             try:
-                async with contextlib.aclosing(self._open(source).stretches(seq)) as stretches:
+                opened = self._open(source).stretches(self._copy.applied_seq())
+                async with contextlib.aclosing(opened) as stretches:
                     async for stretch in stretches:
                         if stretch.newest >= seq:
                             return True
