@@ -91,7 +91,9 @@ class Doors:
 
     def kythera(self, *arguments: str, **more: Any) -> "subprocess.CompletedProcess[str]":
         """Run the command line against this platform."""
-        argv = [*COMMAND, arguments[0], "--state", str(self.state), *arguments[1:]]
+        n_words = 2 if arguments[0] in GROUPS else 1
+        state = ("--state", str(self.state))
+        argv = [*COMMAND, *arguments[:n_words], *state, *arguments[n_words:]]
         return subprocess.run(
             argv,
             env=clean_environment(),
@@ -153,6 +155,8 @@ class RunningPlatform(Doors):
 
 
 COMMAND = (sys.executable, "-m", "kythera.cli")
+GROUPS = ("fleet", "machine", "secret", "token", "versions", "worker")
+"""Commands whose second word is the command itself."""
 
 
 def listening_ports() -> set[int]:
