@@ -19,7 +19,7 @@ from kythera.control.store import Store
 from kythera.distribute.batch import Stretch
 from kythera.distribute.copy import Copy
 from kythera.distribute.direct import DirectLog
-from kythera.distribute.fold import Fold
+from kythera.distribute.fold import Fold, readable
 from kythera.distribute.log import Entry, LogPruned
 from kythera.distribute.memory_log import MemoryLog
 from kythera.distribute.pruning import prune_once
@@ -464,3 +464,57 @@ async def test_a_relay_gives_a_snapshot_from_a_copy_with_a_horizon(copy: Copy) -
     mesh.relays["r"] = Relay(copy, QUICK)
     stretches = [stretch async for stretch in RelayLog(mesh, "r", "", QUICK).snapshot(0)]
     assert [entry.seq for stretch in stretches for entry in stretch.entries] == [1, 2, 3, 4, 5, 9]
+
+
+# -- what a newer Kythera wrote -----------------------------------------------------------------------
+
+
+def sites(copy: Copy) -> list[tuple[str, str]]:
+    """Return what a reader that begins now sees: each machine and its site."""
+    catalog = Catalog()
+    Fold(copy, catalog).take()
+    return [(machine.name, machine.site) for machine in catalog.machines()]
+
+
+def test_a_restart_goes_by_the_last_state_that_could_be_read(tmp_path: Path) -> None:
+    """A record gets a schema of the future: before and after a restart its last readable value
+    holds, its new bytes are there, and once it can be read (or ends) that is what holds."""
+    newer = b'{"schema":99,"name":"m","site":"future"}'
+    path = tmp_path / "copy"
+    with Copy(path, readable=readable) as copy:
+        copy.apply([Entry(1, "machine.m", encode(Machine(name="m", site="known")))])
+        copy.apply([Entry(2, "machine.m", newer), Entry(3, "machine.n", newer)])
+        copy.apply([Entry(4, "machine.m", newer)])
+    with Copy(path, readable=readable) as copy:
+        assert sites(copy) == [("m", "known")]
+        assert copy.get("machine.m") == (4, newer)
+        catalog = Catalog()
+        Fold(copy, catalog).take()
+        assert set(catalog.unknown) == {"machine.m", "machine.n"}
+        assert [m.site for m in Store(MemoryLog(), copy, Limits()).catalog().machines()] == [
+            "known"
+        ]
+        copy.replace([Entry(5, "machine.m", newer)], 5)
+        assert sites(copy) == [("m", "known")]
+        copy.apply([Entry(6, "machine.m", None)])
+        assert sites(copy) == []
+        copy.apply([Entry(7, "machine.m", newer)])
+        assert sites(copy) == []
+        copy.apply([Entry(8, "machine.m", encode(Machine(name="m", site="again")))])
+        assert sites(copy) == [("m", "again")]
+        assert copy.changes_since(0, 0).kept == []
+
+
+def test_an_upgraded_reader_reads_what_was_kept_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes of a newer schema were kept as they came; with that schema known they are read."""
+    newer = encode(Machine(name="m", site="future", schema=2))
+    path = tmp_path / "copy"
+    with Copy(path, readable=readable) as copy:
+        copy.apply([Entry(1, "machine.m", encode(Machine(name="m", site="known")))])
+        copy.apply([Entry(2, "machine.m", newer)])
+        assert sites(copy) == [("m", "known")]
+    monkeypatch.setattr("kythera.model.records.SCHEMA", 2)
+    with Copy(path, readable=readable) as copy:
+        assert sites(copy) == [("m", "future")]

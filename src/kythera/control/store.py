@@ -94,7 +94,7 @@ class Store:
         if missed.anew:
             # Records were replaced as a whole: what we folded belongs to another history.
             self._catalog, self._seqs = Catalog(), {}
-        for entry in missed.entries:
+        for entry in (*missed.kept, *missed.entries):
             self._catalog.apply(entry.key, entry.value)
             self._seqs[entry.key] = 0 if entry.value is None else entry.seq
         self._generation, self._seen = missed.generation, missed.applied_seq

@@ -5,16 +5,19 @@ may take back the last one alone (the log gives it again); what was applied befo
 replays are harmless; readers in other processes see a batch whole, as soon as it is applied. Each row carries a checksum; damage is reported, never served. `replace` puts a snapshot in
 the place of all records in one step too: a reader sees the old state or the new one, and by the
 copy's generation that it is another one; a crash leaves the old.
+A value that nobody here can read (a newer Kythera wrote it) is kept as it is, and beside it the last
+one of its key that could be read: that is what a restarted reader still goes by.
 Refuses: an older or newer format, a copy whose own bookkeeping is damaged, batches out of order.
 
-Rows: `records` key → sequence, flag, checksum, value; `order` sequence → key; `about` one row for
-what was applied, and one each for `generation` and `whole` once they are said.
+Rows: `records` key → sequence, flag, checksum, value; `order` sequence → key; `kept` key → the last
+readable row where the newest is not; `about` one row for what was applied, and one each for `generation` and `whole` once they are said.
 """
 
+import contextlib
 import itertools
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +34,7 @@ MAP_BYTES_MAX = 4 * 1024 * 1024 * 1024
 """Address space, not disk: the file grows with what is in it."""
 FORMAT = 1
 ABOUT = b"about"
+KEPT = b"kept"
 GENERATION = b"generation"
 WHOLE = b"whole"
 POLL_MS = 20
@@ -88,29 +92,42 @@ def _checksum(key: str, seq: int, flag: int, value: bytes) -> int:
 
 class Changes(NamedTuple):
     """What a reader has missed. `anew`: the records were replaced as a whole since it last looked,
-    and `entries` is all there is."""
+    and `entries` is all there is. `kept`: what could still be read of keys whose newest value cannot
+    be, for a reader that begins anew; to be taken before `entries`."""
 
     generation: int
     applied_seq: int
     anew: bool
     entries: list[Entry]
+    kept: Sequence[Entry] = ()
+
+
+Readable = Callable[[str, bytes], bool]
+"""Tells whether this Kythera understands a record's value."""
 
 
 class Copy:
     """One open copy: one writer (the agent), any number of readers. Not opened twice in a process."""
 
     def __init__(
-        self, path: Path, *, readonly: bool = False, map_bytes_max: int = MAP_BYTES_MAX
+        self,
+        path: Path,
+        *,
+        readonly: bool = False,
+        map_bytes_max: int = MAP_BYTES_MAX,
+        readable: Readable | None = None,
     ) -> None:
         self.path = path
+        self._readable = readable
         self._readonly = readonly
+        self._kept: lmdb._Database | None = None
         try:
             if not readonly:
                 path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._environment = lmdb.open(
                 str(path),
                 map_size=map_bytes_max,
-                max_dbs=3,
+                max_dbs=4,
                 readonly=readonly,
                 create=not readonly,
                 mode=0o600,
@@ -139,6 +156,8 @@ class Copy:
                 f"The records' copy at {self.path} cannot be read: {error}."
             ) from error
         self.applied_seq()
+        with contextlib.suppress(lmdb.NotFoundError):  # its writer is older than we are
+            self._kept = self._environment.open_db(KEPT, create=False)
 
     def _create(self) -> None:
         with self._environment.begin(write=True) as transaction:
@@ -148,6 +167,7 @@ class Copy:
                 rows += transaction.stat(made)["entries"]
             if rows == 0:
                 transaction.put(ABOUT, encode_about(0), db=made)
+            self._environment.open_db(KEPT, txn=transaction)
 
     @contextmanager
     def _reading(self) -> Iterator["lmdb.Transaction[bytes]"]:
@@ -184,7 +204,15 @@ class Copy:
             current = self._number(transaction, GENERATION)
             done = decode_about(transaction.get(ABOUT, db=self._about), self.path)
             anew = current != generation or done < seq
-            return Changes(current, done, anew, list(self._after(transaction, 0 if anew else seq)))
+            entries = list(self._after(transaction, 0 if anew else seq))
+            kept = self._still_kept(transaction) if anew or seq == 0 else []
+            return Changes(current, done, anew, entries, kept)
+
+    def _still_kept(self, transaction: "lmdb.Transaction[bytes]") -> list[Entry]:
+        if self._kept is None:
+            return []
+        rows = transaction.cursor(db=self._kept)
+        return [decode_row(key.decode(errors="replace"), row, self.path) for key, row in rows]
 
     def batch_after(self, seq: int, bytes_max: int) -> Stretch:
         """Return what follows `seq`, up to about `bytes_max` (one entry at least): for relaying."""
@@ -254,6 +282,9 @@ class Copy:
             for entry in entries:
                 assert entry.seq <= applied_seq, "a snapshot that holds more than it says"
                 self._put(transaction, entry)
+            for kept in self._still_kept(transaction):
+                if transaction.get(kept.key.encode(), db=self._records) is None:
+                    transaction.delete(kept.key.encode(), db=self._kept)
             transaction.put(ABOUT, encode_about(applied_seq), db=self._about)
             generation = self._number(transaction, GENERATION) + 1
             transaction.put(GENERATION, _SEQ.pack(generation), db=self._about)
@@ -293,9 +324,24 @@ class Copy:
         older = transaction.get(key, db=self._records)
         if older is not None:
             transaction.delete(older[: _SEQ.size], db=self._order)
+        self._keep(transaction, entry, older)
         transaction.put(key, encode_row(entry), db=self._records)
         last = transaction.put(_SEQ.pack(entry.seq), key, db=self._order, append=True)
         assert last, "an entry below one that is there"
+
+    def _keep(
+        self, transaction: "lmdb.Transaction[bytes]", entry: Entry, older: bytes | None
+    ) -> None:
+        """Keep what could be read last when the new value cannot be; forget it when it can."""
+        if self._readable is None:
+            return
+        key = entry.key.encode()
+        if entry.value is None or self._readable(entry.key, entry.value):
+            transaction.delete(key, db=self._kept)
+            return
+        before = None if older is None else decode_row(entry.key, older, self.path).value
+        if older is not None and before is not None and self._readable(entry.key, before):
+            transaction.put(key, older, db=self._kept)
 
     def close(self) -> None:
         """Let go of the files. Nothing is lost."""

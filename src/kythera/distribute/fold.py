@@ -1,13 +1,26 @@
 """A copy's changes, folded into a catalogue that others hold.
 
 Promises: after `take` the catalogue shows what the copy shows, also when the copy's records were
-replaced as a whole: what is no longer there ends in the catalogue too.
+replaced as a whole: what is no longer there ends in the catalogue too. Of a record that a newer
+Kythera wrote it shows the last state that can be read here, also in a reader that has just begun.
 """
 
 from typing import Protocol
 
+import msgspec
+
 from kythera.distribute.copy import Changes
 from kythera.model.catalog import Catalog
+from kythera.model.records import UnknownSchema, decode_key
+
+
+def readable(key: str, value: bytes) -> bool:
+    """Tell whether this Kythera understands a record (`copy.Readable`)."""
+    try:
+        decode_key(key, value)
+    except (UnknownSchema, msgspec.MsgspecError):
+        return False
+    return True
 
 
 class Changing(Protocol):
@@ -35,7 +48,7 @@ class Fold:
             known = {*self._catalog.records, *self._catalog.unknown}
             for key in sorted(known - here):
                 self._catalog.apply(key, None)
-        for entry in missed.entries:
+        for entry in (*missed.kept, *missed.entries):
             self._catalog.apply(entry.key, entry.value)
         self._generation, self.applied_seq = missed.generation, missed.applied_seq
         return missed

@@ -23,6 +23,7 @@ from kythera.distribute.authority import found
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.copy import Copy
 from kythera.distribute.fetch import Fetcher
+from kythera.distribute.fold import readable
 from kythera.distribute.mesh import MeshClient
 from kythera.distribute.promotion import Mover
 from kythera.distribute.served import Served
@@ -125,7 +126,7 @@ async def run(layout: Layout) -> None:
     found(layout, platform.machine, clock, platform.limits.certificate_life_s)
     async with AsyncExitStack() as stack:
         keeper = await stack.enter_async_context(connect_keeper(layout.keeper_socket))
-        copy = Copy(layout.copy)
+        copy = Copy(layout.copy, readable=readable)
         stack.callback(copy.close)
         table = stack.enter_context(Served(layout.served))
         client = await stack.enter_async_context(MeshClient(layout, platform.limits))
