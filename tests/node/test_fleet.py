@@ -107,6 +107,7 @@ def test_who_was_removed_lets_nobody_in_and_serves_nobody_else(world: World) -> 
     assert [door.name for door in world.fleet.peers().machines] == ["m2"]
     world.catalog.apply("machine.m1", None)
     assert world.fleet.is_removed()
+    assert world.fleet.peers().draining, "who was removed is to be asked for nothing new"
     assert world.fleet.peers().machines == ()
     assert world.shown().state == "removed"
 

@@ -100,10 +100,11 @@ class Fleet:
     def peers(self) -> Peers:
         """Return the others as the front door needs them."""
         here = self.here()
-        doors = [] if self.is_removed() else [m for m in self.machines() if m.name != self.me]
+        doors = [] if self.is_removed() else self._others()
         return Peers(
             me=self.me,
-            draining=self.is_draining(),
+            # Who was removed serves on as well as it can, and wants nobody new.
+            draining=self.is_draining() or self.is_removed(),
             overloaded=self.overloaded,
             machines=tuple(
                 PeerDoor(
@@ -115,6 +116,14 @@ class Fleet:
                 for machine in doors
             ),
         )
+
+    def _others(self) -> list[Machine]:
+        """Return the other machines; while this one has no records, the core machines it was told.
+
+        Core machines that all lost their copies must let each other in: the log they hold together
+        is what makes new ones."""
+        told = [Machine(name=p.name, mesh=p.mesh, site="") for p in self.membership().peers]
+        return [machine for machine in self.machines() or told if machine.name != self.me]
 
     def _dialled(self, name: str, recorded: str) -> str:
         try:
