@@ -86,6 +86,15 @@ def test_a_machine_that_joined_holds_no_log_until_it_is_told(world: World) -> No
     assert world.fleet.is_core()
 
 
+def test_core_machines_that_all_lost_their_copies_let_each_other_in(world: World) -> None:
+    """Without records the machines it was told of are its peers; with records those alone are."""
+    peers = (Peer(name="m2", mesh="192.0.2.2:7"), Peer(name="m9", mesh="192.0.2.9:7"))
+    membership.write(world.layout, Membership(founder=True, peers=peers))
+    assert [door.name for door in world.fleet.peers().machines] == ["m2", "m9"]
+    world.write(machine("m1"), machine("m2"))
+    assert [door.name for door in world.fleet.peers().machines] == ["m2"]
+
+
 def test_others_are_reached_by_links_first_and_a_machine_without_address_is_let_in(
     world: World,
 ) -> None:
