@@ -220,7 +220,7 @@ def lag_figures(size: Size, written: Written, seen: list[Seen]) -> list[Figure]:
             "write to durable on a follower, p99", percentile(lags, 0.99), "ms", LAG_MS_MAX, about
         ),
         figure("the same, median", percentile(lags, 0.5), "ms", None),
-        figure("the same, p99 of the slowest follower", worst, "ms", LAG_MS_MAX),
+        figure("the same, p99 of the slowest follower", worst, "ms", None),
         figure("write to acknowledged, p99", percentile(written.acknowledged_ms, 0.99), "ms", None),
         figure("records that a follower missed", missed, "", 0),
         figure("followers that saw another order", disordered, "", 0),
