@@ -4,7 +4,7 @@ import pytest
 
 from kythera.sim.fleet_decisions import Decisions
 from kythera.sim.fleet_planted import MISTAKES
-from kythera.sim.fleet_world import FleetWorld
+from kythera.sim.fleet_world import LIMITS, FleetWorld
 from kythera.sim.world import Violation
 
 WORLDS = 1_000
@@ -25,7 +25,7 @@ def test_a_mistake_planted_in_a_fleet_is_found(mistake: type[Decisions]) -> None
 
     def live() -> None:
         for seed in range(SEEDS_UNTIL_FOUND_MAX):
-            FleetWorld(seed, mistake()).run()
+            FleetWorld(seed, mistake(LIMITS)).run()
 
     with pytest.raises(Violation, match=r"replay: python -m kythera\.sim --fleet --seed \d+"):
         live()

@@ -8,6 +8,7 @@ compacted log no longer tells what was between.
 from dataclasses import dataclass, field
 
 from kythera.distribute.log import Entry
+from kythera.model.catalog import Catalog
 from kythera.sim.fleet_copy import FleetCopy
 from kythera.sim.fleet_ground import Fleet
 from kythera.sim.fleet_machine import Host
@@ -78,14 +79,30 @@ class WriteChecks:
     """Watches what was promised to writers."""
 
     fleet: Fleet
-    acknowledged: list[tuple[str, int, bytes | None]] = field(default_factory=list)
+    deployed: dict[str, float] = field(default_factory=dict)
+    """Key of an acknowledged deployment → when its call began."""
 
     def acknowledge(self, key: str, seq: int, value: bytes | None) -> None:
         """The log has told a writer that its record is safe."""
         history = self.fleet.log.history
         if seq > len(history) or history[seq - 1] != Entry(seq, key, value):
             self.fleet.violation(f"{key} was acknowledged as {seq}, which is another entry")
-        self.acknowledged.append((key, seq, value))
+
+    def newest_serve(self) -> None:
+        """What holds for a worker is no older than any deployment that was acknowledged for it."""
+        log = self.fleet.log
+        catalog = Catalog()
+        for key in log.every_key():
+            newest = log.newest(key)
+            if newest is not None:
+                catalog.apply(key, newest.value)
+        for key, began in self.deployed.items():
+            _, account, worker, _ = key.split(".")
+            holds = catalog.deployed(account, worker)
+            if key in catalog.records and holds is not None and holds.key() != key:
+                written = log.given_at[log.first_seq(holds.key()) - 1]
+                if written < began:
+                    self.fleet.violation(f"{holds.key()} of {written:.3f} s holds instead of {key}")
 
     def once(self) -> None:
         """What somebody wanted written once is there once."""

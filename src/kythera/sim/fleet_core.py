@@ -24,6 +24,7 @@ from kythera.sim.fleet_task import Task, pause
 
 ELECTION_S = 1.5
 BEAT_LOOK_S = 0.3
+IDLE_S = 1.0
 BEATS_SEEN_S = 6.0
 TURNS_MAX = 4
 """Within BEATS_SEEN_S. One writer that falls silent makes one turn."""
@@ -63,9 +64,10 @@ class Cores:
     async def _beat(self, host: Host, heart: Heart, log: ReachedLog) -> None:
         """Write whenever it is this machine's turn, as `Heart.beat` does."""
         while True:
-            await pause(host, BEAT_LOOK_S)
             core = host.catalog().core()
-            if not self.decisions.beats(heart, core.machines if core else ()):
+            cores = core.machines if core else ()
+            await pause(host, BEAT_LOOK_S if host.name in cores else IDLE_S)
+            if not self.decisions.beats(heart, cores):
                 continue
             beat = Heartbeat(
                 machine=host.name,

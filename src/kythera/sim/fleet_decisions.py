@@ -4,43 +4,53 @@ Each method is what the programs of a machine do with the pure code: gather the 
 Nothing here decides by itself.
 """
 
+import hashlib
 from collections.abc import Mapping
 from typing import cast
 
-from kythera.distribute import follower
+from kythera.distribute import evict, follower, moving
 from kythera.distribute.batch import Stretch
 from kythera.distribute.copy import Copy
 from kythera.distribute.core_finder import FORGET_S
 from kythera.distribute.cores import log_candidates, next_address
 from kythera.distribute.direct import DirectLog, Followed, Readable
 from kythera.distribute.heart import Heart
+from kythera.distribute.nearness import likely_holders
 from kythera.distribute.relay import Caller, Relay, RelayLog
-from kythera.distribute.sources import Chooser, Facts, Source, candidates, core_names
+from kythera.distribute.sources import Chooser, Facts, Source, candidates
+from kythera.model.catalog import Name
 from kythera.model.limits import Limits
-from kythera.model.records import Machine
+from kythera.model.records import Core, Machine
+from kythera.route.elsewhere import Situation
+from kythera.route.mesh import Where
 from kythera.sim.fleet_copy import FleetCopy
 from kythera.sim.fleet_machine import Host
+from kythera.sim.fleet_place import Place
 
 
 class Decisions:
     """The real ones."""
 
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._places: dict[str, Place] = {}
+
     # -- whom to follow, and what to take from it --------------------------------------------------
 
-    def facts(self, host: Host) -> Facts:
-        """Return what a machine believes when it chooses whom to follow."""
-        catalog = host.catalog()
-        machines = tuple(catalog.machines())
-        return Facts(
-            me=self.me(host),
-            machines=machines,
-            core=core_names(machines, catalog.core()),
-            silent=frozenset(host.silent),
-        )
+    def place(self, host: Host) -> Place:
+        """Return a machine's place among the others, as its records say now."""
+        place = self._places.get(host.name)
+        if place is None or place.life != host.life:
+            place = self._places[host.name] = Place(host, self._limits)
+        return place.look()
 
     def me(self, host: Host) -> Machine:
         """Return what a machine believes of itself."""
-        return host.catalog().machine(host.name) or host.record
+        return self.place(host).here()
+
+    def facts(self, host: Host) -> Facts:
+        """Return what a machine believes when it chooses whom to follow."""
+        return self.place(host).facts()
 
     def choose(self, chooser: Chooser, facts: Facts, now: float) -> Source:
         """Return whom to follow now."""
@@ -101,3 +111,43 @@ class Decisions:
     def beat_guard(self, heart: Heart) -> int | None:
         """Return over which heartbeat the next one is written."""
         return heart._seq
+
+    def drives(self, core: Core, me: str, waited_ms: float) -> bool:
+        """Tell whether a machine is to bring a move of the log on."""
+        return moving.drives(core, me, waited_ms)
+
+    def next_step(self, facts: moving.Facts) -> moving.Step:
+        """Return what comes next in a move of the log."""
+        return moving.next_step(facts)
+
+    # -- the door for other machines ---------------------------------------------------------------
+
+    def admits(self, host: Host, name: str) -> bool:
+        """Tell whether a machine's mesh door lets another in."""
+        return name in self.place(host).members()
+
+    # -- visitors ----------------------------------------------------------------------------------
+
+    def where(self, place: Place, situation: Situation, now: float) -> dict[Name, Where]:
+        """Return who serves each worker's visitors that come to a machine."""
+        return place.elsewhere.decide(situation, now)
+
+    def sends_on(self, place: Place, name: Name) -> bool:
+        """Tell whether a request that was forwarded is forwarded again: the door for other
+        machines' requests knows no way to another machine."""
+        return False
+
+    # -- code --------------------------------------------------------------------------------------
+
+    def genuine(self, digest: str, data: bytes) -> bool:
+        """Tell whether bytes are what their name says."""
+        return hashlib.sha256(data).hexdigest() == digest
+
+    def holders(self, host: Host, digest: str) -> list[Machine]:
+        """Return whom to ask for a blob, the likeliest first."""
+        place = self.place(host)
+        return likely_holders(place.machines(), place.here(), digest, place.core_names())
+
+    def evict(self, facts: evict.Facts, seen: Mapping[str, evict.Seen]) -> evict.Decision:
+        """Return which blobs a machine lets go of."""
+        return evict.decide(facts, seen)

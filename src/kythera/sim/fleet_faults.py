@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from kythera.sim.fleet_ground import Fleet
 from kythera.sim.fleet_machine import Condition, Host
 from kythera.sim.fleet_network import Weather
+from kythera.sim.fleet_writers import ACCOUNT, WORKERS
 
 HOURS_S = 3_600.0
+CHANGED = b"tampered "
 
 
 @dataclass
@@ -33,7 +35,6 @@ class Mix:
     cells_fail: float = 0.0
     drain: float = 0.0
     remove: float = 0.0
-    prune: float = 0.0
     move: float = 0.0
 
     @classmethod
@@ -41,7 +42,7 @@ class Mix:
         """Draw a mix."""
         highest = cls(
             *(0.1, 0.1, 0.2, 0.15, 0.05, 0.2, 0.08, 0.08, 0.5, 0.05),
-            *(0.1, 0.1, 0.1, 0.05, 0.02, 0.1, 0.02),
+            *(0.1, 0.1, 0.1, 0.1, 0.03, 0.1),
         )
         drawn = (
             getattr(highest, name) * chance() if chance() < 0.5 else 0.0
@@ -84,6 +85,10 @@ class Faults:
             self._step_clock(chance.choice(hosts))
         if fleet.rarely(mix.tamper):
             self._tamper(chance.choice(hosts))
+        if fleet.rarely(mix.busy):
+            self._busy(chance.choice(hosts))
+        if fleet.rarely(mix.cells_fail):
+            self._break(chance.choice(hosts))
 
     def _cut(self, one: Host, other: Host, *, one_way: bool) -> None:
         self.fleet.tell(f"cut {one.name} {'->' if one_way else '-'} {other.name}")
@@ -130,10 +135,26 @@ class Faults:
         self.fleet.tell(f"{host.name}'s clock is {host.clock_off_s:.0f} s off")
 
     def _tamper(self, host: Host) -> None:
-        if host.blobs:
-            digest = self.fleet.time.chance.choice(sorted(host.blobs))
+        """Change a blob, never the last good one of those that core machines keep."""
+        digests = sorted(host.blobs)
+        if not digests:
+            return
+        digest = self.fleet.time.chance.choice(digests)
+        others = (self.fleet.hosts[name] for name in self.fleet.log.cores if name != host.name)
+        if any(not other.blobs.get(digest, CHANGED).startswith(CHANGED) for other in others):
             self.fleet.tell(f"somebody changes {digest[:8]} on {host.name}")
-            host.blobs[digest] = b"tampered " + host.blobs[digest]
+            host.blobs[digest] = CHANGED + host.blobs[digest]
+
+    def _busy(self, host: Host) -> None:
+        self.fleet.tell(f"{host.name} is busy")
+        host.busy = True
+        self.fleet.time.after(5.0, lambda: setattr(host, "busy", False))
+
+    def _break(self, host: Host) -> None:
+        name = (ACCOUNT, self.fleet.time.chance.choice(WORKERS))
+        self.fleet.tell(f"{name[1]} does not start on {host.name}")
+        host.broken.add(name)
+        self.fleet.time.after(4.0, lambda: host.broken.discard(name))
 
     def back_up(self) -> None:
         """Keep what one machine's disk holds: it may come back with it."""
@@ -146,6 +167,7 @@ class Faults:
         self.fleet.healed = True
         self.fleet.network.clear_up()
         for host in self.fleet.hosts.values():
-            host.clock_off_s = 0.0
+            host.clock_off_s, host.busy = 0.0, False
+            host.broken.clear()
             host.go_on()
             self._start(host)

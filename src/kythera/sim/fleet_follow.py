@@ -24,7 +24,7 @@ from kythera.sim.fleet_reach import ReachedLog, RelayClient
 from kythera.sim.fleet_serve import Servers
 from kythera.sim.fleet_task import Task
 
-LOOK_S, RETRY_S, PROBE_S = 1.0, 0.2, 1.5
+LOOK_S, RETRY_S, PROBE_S = 1.0, 0.2, 2.5
 
 
 @dataclass
@@ -47,6 +47,7 @@ class Follow:
     source: Source | None = None
     """Who has given something in this session."""
     probing: bool = False
+    stalled: set[Source] = field(default_factory=set)
 
 
 @dataclass
@@ -102,6 +103,7 @@ class Followers:
             return
         if session.patience is not None and session.patience.left_s() <= 0:
             self._drop(session)
+            follow.stalled.add(session.source)
             self._failed(host, session, SourceEnded("nothing new for too long."))
             return
         facts = self.decisions.facts(host)
@@ -124,6 +126,7 @@ class Followers:
     def _probe(self, host: Host, session: Session, found: Source) -> None:
         """Leave the session only for one that answers."""
         follow, seq = self.of[host.name], host.copy.applied_seq()
+        wanted = seq + (1 if found in follow.stalled else 0)
         if follow.probing:
             return
         follow.probing = True
@@ -136,6 +139,7 @@ class Followers:
             follow.probing = False
             if good:
                 follow.chooser.answered(found)
+                follow.stalled.discard(found)
                 self._leave(host, session)
             else:
                 follow.chooser.failed(found, self.fleet.time.now)
@@ -143,7 +147,7 @@ class Followers:
         async def ask() -> None:
             async with contextlib.aclosing(self._open(host, found).stretches(seq)) as stretches:
                 async for stretch in stretches:
-                    if stretch.newest >= seq:
+                    if stretch.newest >= wanted:
                         settle(good=True)
                         return
 

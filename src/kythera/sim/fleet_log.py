@@ -31,6 +31,26 @@ class Write(NamedTuple):
 
 
 @dataclass
+class Moving:
+    """The next stream, while the log is being copied there."""
+
+    cores: tuple[str, ...]
+    first_seq: int
+    entries: list[Entry] = field(default_factory=list)
+    """What was copied, with its old sequence."""
+
+    @property
+    def last_seq(self) -> int:
+        """Return the next stream's newest sequence."""
+        return self.first_seq + len(self.entries) - 1
+
+    @property
+    def copied_to(self) -> int:
+        """Return the old sequence of the newest record that was copied."""
+        return self.entries[-1].seq if self.entries else 0
+
+
+@dataclass
 class FleetLog:
     """The truth, and each core machine's part of it."""
 
@@ -50,6 +70,10 @@ class FleetLog:
     """When each entry was written, by the clock of whoever led."""
     given_at: list[float] = field(default_factory=list)
     """The same, truly."""
+    frozen: bool = False
+    """It takes no more writes: it is moving."""
+    moving: "Moving | None" = None
+    _marks_of: dict[int, list[str]] = field(default_factory=dict)
     _erased: dict[int, int] = field(default_factory=dict)
     """Entry that was deleted → the newest sequence at that time."""
     _seqs: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -105,9 +129,8 @@ class FleetLog:
         """Write through the leader; None when there is none. Raises Guarded.
 
         A repeat of a mark returns the first one's sequence."""
-        if self.step_down():
+        if self.step_down() or self.frozen:
             return None
-        assert self.leader is not None
         known = self.by_mark.get(write.mark)
         if known is not None:
             return known
@@ -123,6 +146,7 @@ class FleetLog:
         self._seqs[entry.key].append(entry.seq)
         self._note_time(self.leader)
         self.by_mark[write.mark] = entry.seq
+        self._marks_of[entry.seq] = [write.mark]
         self.calls[write.call].append(entry.seq)
         for name in self.cores:
             replica = self.replicas[name]
@@ -176,25 +200,61 @@ class FleetLog:
             if since <= done:
                 replica.forget(seq)
 
-    def move(self, cores: tuple[str, ...]) -> None:
-        """Copy every record to other servers, in order, with numbers that go on."""
-        source = self.replicas[self.leader] if self.leader else None
-        assert source is not None, "only a log with a leader can be copied"
-        entries = source.changes_after(0)
-        self.cores = cores
-        self.by_mark.clear()
-        self.replicas = {name: FleetCopy(self.last_seq) for name in cores}
-        self.leader = None
-        for entry in entries:
-            if entry.value is not None:
-                self._copy_over(entry)
+    # -- moving to other machines ------------------------------------------------------------------
+
+    def reachable(self, name: str) -> bool:
+        """Tell whether a machine that holds the log reaches its leader."""
+        if name not in self.cores or self.step_down():
+            return False
+        assert self.leader is not None
+        return self.talks(name, self.leader)
+
+    def whole(self) -> bool:
+        """Tell whether the leader has everything; so it does, or it would not lead."""
+        return self.leader is not None
+
+    def create(self, cores: tuple[str, ...], first_seq: int) -> None:
+        """Make the next stream, unless there is one; of a frozen log alone."""
+        if self.moving is None and self.frozen and cores != self.cores:
+            self.moving = Moving(cores, first_seq)
+
+    def left(self) -> list[Entry]:
+        """Return what has not been copied yet, in order."""
+        if self.moving is None or self.leader is None:
+            return []
+        return self.replicas[self.leader].changes_after(self.moving.copied_to)
+
+    def copy_on(self, after_seq: int, last_seq: int, count: int) -> None:
+        """Copy some records, if the next stream still ends where whoever copies has seen it."""
+        if self.moving is None or self.moving.last_seq != last_seq or self.leader is None:
+            return
+        for entry in self.replicas[self.leader].changes_after(after_seq)[:count]:
+            self.moving.entries.append(entry)
+
+    def switch(self) -> list[str]:
+        """Make the next stream the log; return what it lacks."""
+        if self.moving is None:
+            return []
+        ahead, self.moving = self.moving, None
+        has = {entry.key: entry for entry in ahead.entries}
+        lost = [key for key in self._seqs if self.held(key) != has.get(key)]
+        assert ahead.first_seq == self.last_seq + 1, "numbers go on"
+        self.cores, self.leader, self.frozen = ahead.cores, None, False
+        self.replicas = {name: FleetCopy(self.last_seq) for name in ahead.cores}
+        self._erased.clear()
+        for entry in ahead.entries:
+            self._copy_over(entry)
         self.elect()
+        return lost
 
     def _copy_over(self, entry: Entry) -> None:
         again = Entry(self.last_seq + 1, entry.key, entry.value)
         self.history.append(again)
         self._seqs[entry.key].append(again.seq)
         self._note_time(self.cores[0])
+        for mark in self._marks_of.get(entry.seq, ()):
+            self.by_mark[mark] = again.seq
+        self._marks_of[again.seq] = self._marks_of.get(entry.seq, [])
         for replica in self.replicas.values():
             replica.apply([again])
 
@@ -206,6 +266,10 @@ class FleetLog:
         place = bisect_right(seqs, seq)
         entry = self.history[seqs[place - 1] - 1] if place else None
         return entry, place < len(seqs)
+
+    def first_seq(self, key: str) -> int:
+        """Return the sequence under which a key was first written."""
+        return self._seqs[key][0]
 
     def every_key(self) -> Iterable[str]:
         """Return every key that was ever written."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from kythera.model.catalog import Catalog
+from kythera.model.catalog import Catalog, Name
 from kythera.model.membership import Membership
 from kythera.model.records import Machine
 from kythera.sim.fleet_copy import FleetCopy
@@ -49,8 +49,11 @@ class Host:
     """The operator has put it out of the fleet; it does not know."""
     ends: list[Callable[[], None]] = field(default_factory=list)
     """What stops this life's tasks."""
-    silent: set[str] = field(default_factory=set)
-    """Machines that do not answer this one."""
+    busy: bool = False
+    broken: set[Name] = field(default_factory=set)
+    """Workers whose cell cannot start here now."""
+    failing: set[Name] = field(default_factory=set)
+    """Those that were seen not to start."""
 
     def __post_init__(self) -> None:
         """Begin with nothing but the disk."""
@@ -121,7 +124,7 @@ class Host:
         self.condition = Condition.DOWN
         self._waiting.clear()
         self.end_tasks()
-        self.silent.clear()
+        self.failing.clear()
         self.unfold()
 
     def end_tasks(self) -> None:

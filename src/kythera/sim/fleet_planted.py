@@ -3,11 +3,12 @@
 Each is the deciding code with one thing gone wrong; the simulation must find every one of them.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 import msgspec
 
+from kythera.distribute import evict
 from kythera.distribute.batch import Batch, Frames, Stretch, frame
 from kythera.distribute.direct import DirectLog, Followed, Readable
 from kythera.distribute.heart import Heart
@@ -15,8 +16,13 @@ from kythera.distribute.log import Entry
 from kythera.distribute.nearness import Near, near
 from kythera.distribute.relay import PATH, Caller, Relay, RelayLog
 from kythera.distribute.sources import LOG, Chooser, Facts, Source
+from kythera.model.catalog import Name
 from kythera.model.limits import MIB, Limits
+from kythera.route.elsewhere import Situation
+from kythera.route.mesh import Where
 from kythera.sim.fleet_decisions import Decisions
+from kythera.sim.fleet_machine import Host
+from kythera.sim.fleet_place import Place
 
 
 class RelaySkips(Decisions):
@@ -124,6 +130,46 @@ class AllBeat(Decisions):
         return None
 
 
+class ForwardsAgain(Decisions):
+    """A front door that treats other machines' requests like its own visitors'."""
+
+    def sends_on(self, place: Place, name: Name) -> bool:
+        """Send on what is served elsewhere."""
+        return place.where.get(name, "local") != "local"
+
+
+class KeepsVisitors(Decisions):
+    """A machine that serves its visitors itself, draining or not."""
+
+    def where(self, place: Place, situation: Situation, now: float) -> dict[Name, Where]:
+        """Return the same for all."""
+        return dict.fromkeys(situation.workers, "local")
+
+
+class AdmitsAnybody(Decisions):
+    """A mesh door that any machine may enter that was ever let in."""
+
+    def admits(self, host: Host, name: str) -> bool:
+        """Let in whoever has a certificate."""
+        return True
+
+
+class RunsAnything(Decisions):
+    """A machine that believes that bytes are what their name says."""
+
+    def genuine(self, digest: str, data: bytes) -> bool:
+        """Look at nothing."""
+        return True
+
+
+class CoreLetsGo(Decisions):
+    """A core machine that makes room like any other."""
+
+    def evict(self, facts: evict.Facts, seen: Mapping[str, evict.Seen]) -> evict.Decision:
+        """Forget that it is core."""
+        return super().evict(facts._replace(core=False), seen)
+
+
 MISTAKES: tuple[type[Decisions], ...] = (
     RelaySkips,
     AppliesAnyBatch,
@@ -132,4 +178,9 @@ MISTAKES: tuple[type[Decisions], ...] = (
     RetriesAnew,
     FollowsInCircles,
     AllBeat,
+    ForwardsAgain,
+    KeepsVisitors,
+    AdmitsAnybody,
+    RunsAnything,
+    CoreLetsGo,
 )

@@ -16,7 +16,7 @@ from kythera.sim.fleet_decisions import Decisions
 from kythera.sim.fleet_ground import Fleet
 from kythera.sim.fleet_machine import Host
 
-PUMP_S = 0.15
+PUMP_S = 0.2
 FEED_ENTRIES_MAX = 12
 FEED_LIFE_S = 1.0
 OK_STATUS, REFUSED_STATUS = 200, 503
@@ -71,10 +71,10 @@ class Servers:
             host.name, follower.name, lambda: follower.run(lambda: stream.reader.put(item))
         )
 
-    def _goes_on(self, host: Host, stream: Stream) -> bool:
+    def _admits(self, host: Host, stream: Stream) -> bool:
         """Tell whether the tunnel still stands."""
         name = stream.reader.name
-        return stream.reader.listens() and (host.name == name or self.fleet.admits(host, name))
+        return host.name == name or self.fleet.admits(host, name)
 
     # -- from a copy -------------------------------------------------------------------------------
 
@@ -102,10 +102,12 @@ class Servers:
 
     def _pump(self, host: Host, stream: Stream) -> None:
         """Give out what there is, as `Relay.serve` does."""
-        if not self._goes_on(host, stream):
+        if not stream.reader.listens():
             return
         relay, newest = self.relay(host), host.copy.applied_seq()
         if newest > stream.seq:
+            if not self._admits(host, stream):
+                return
             before = stream.seq
             stream.seq, framed = self.decisions.serve(relay, before)
             floor = max(before, stream.excused)
@@ -133,10 +135,12 @@ class Servers:
 
     def _deliver(self, host: Host, stream: Stream) -> None:
         log = self.fleet.log
-        if host.name not in log.cores or not self._goes_on(host, stream):
+        if host.name not in log.cores or not stream.reader.listens():
             return
         entries = log.replicas[host.name].changes_after(stream.seq)[:FEED_ENTRIES_MAX]
         if entries or self.fleet.time.now - stream.quiet_since >= FEED_LIFE_S:
+            if not self._admits(host, stream):
+                return
             before = stream.deliveries
             stream.deliveries += len(entries)
             stream.seq = entries[-1].seq if entries else stream.seq

@@ -96,6 +96,7 @@ class Writers:
         """Upload a version and deploy it, as `control.publish` does."""
         data = f"code of {call}".encode()
         digest = hashlib.sha256(data).hexdigest()
+        began = self.fleet.time.now
         module = Module(name="main.js", type="esm", digest=digest, size=len(data))
 
         async def attempt() -> None:
@@ -106,19 +107,28 @@ class Writers:
             await self._put(host, worker, f"{call}/worker", guard)
             await self._put(host, version, f"{call}/version", 0)
             await self._put(host, deployment, f"{call}/deployment", 0)
+            self.checks.deployed[deployment.key()] = began
 
         await self.settled(host, attempt)
 
     def _next_worker(self, host: Host, name: str) -> Worker:
-        known = host.catalog().worker(ACCOUNT, name)
+        """Return the worker's record with the numbers of what is about to be written; numbers
+        that a deletion has left behind are not used again."""
+        catalog = host.catalog()
+        known = catalog.worker(ACCOUNT, name)
+        versions = [known.versions_made] if known else []
+        deployments = [known.deployments_made] if known else []
+        if known is None:
+            versions = [version.number for version in catalog.versions(ACCOUNT, name)]
+            deployments = [each.number for each in catalog.deployments(ACCOUNT, name)]
         return Worker(
             account=ACCOUNT,
             name=name,
             tag="",
             created_on=SOME_TIME,
             modified_on=SOME_TIME,
-            versions_made=(known.versions_made if known else 0) + 1,
-            deployments_made=(known.deployments_made if known else 0) + 1,
+            versions_made=max(versions, default=0) + 1,
+            deployments_made=max(deployments, default=0) + 1,
         )
 
     async def watch(self, host: Host, name: str, call: str) -> None:
@@ -134,10 +144,11 @@ class Writers:
         """End everything that belongs to a worker, as far as this machine knows."""
 
         async def attempt() -> None:
-            for key in list(host.catalog().keys_of(ACCOUNT, name)):
-                guard = self.guard(host, key)
+            keys = host.catalog().keys_of(ACCOUNT, name)
+            guards = {key: self.guard(host, key) for key in keys}
+            for key, guard in guards.items():
                 if guard:
-                    await self.write(host, key, None, f"{call}/{key}", guard)
+                    await self.write(host, key, None, f"{call}/{key}/{guard}", guard)
 
         await self.settled(host, attempt)
 
