@@ -103,10 +103,11 @@ class Feed:
         self._arrival.set()
 
     async def next_batch(self) -> list[Entry]:
-        """Return the entries of `next_messages`."""
+        """Return the records among `next_messages` as entries."""
         return [
             Entry(arrived.seq, arrived.subject.removeprefix(self._prefix), arrived.data or None)
             for arrived in await self.next_messages()
+            if arrived.subject.startswith(self._prefix)
         ]
 
     async def next_messages(self) -> list[Arrived]:

@@ -62,7 +62,7 @@ class Freeze:
 
 @dataclass(frozen=True)
 class Create:
-    """Make the new stream; its first record gets this sequence."""
+    """Make the new stream; its first record gets this sequence, or a higher one."""
 
     first_seq: int
 

@@ -45,6 +45,7 @@ from kythera.distribute.nats_server import (
 )
 from kythera.distribute.stream import (
     FROM,
+    FROZEN_MARK,
     FROZEN_SUBJECTS,
     MESSAGE_ID,
     PREFIX,
@@ -203,9 +204,12 @@ class Mover:
                 config.subjects = list(FROZEN_SUBJECTS)
                 await change_stream(servers.old, config)
             case Create(first_seq):
+                assert servers.old is not None
                 assert servers.new is not None
+                # Behind all that was under way when it was frozen: followers may have read that.
+                first = max(first_seq, await publish(servers.old, FROZEN_MARK, b"", {}) + 1)
                 size = len(facts.core.wanted)
-                config = stream_config(self._limits, size, first_seq, copying=True)
+                config = stream_config(self._limits, size, first, copying=True)
                 await make_stream(servers.new, config)
             case CopyOn(after_seq):
                 assert servers.old is not None
@@ -213,10 +217,11 @@ class Mover:
                 assert facts.new is not None
                 await self._copy(servers.old, servers.new, after_seq, facts)
             case Open():
+                assert servers.old is not None
                 assert servers.new is not None
-                await change_stream(
-                    servers.new, stream_config(self._limits, len(facts.core.wanted))
-                )
+                if await _is_final(servers.old, facts.copied_to):
+                    config = stream_config(self._limits, len(facts.core.wanted))
+                    await change_stream(servers.new, config)
             case Announce(core):
                 assert servers.new is not None
                 await _announce(servers.new, core)
@@ -325,8 +330,18 @@ async def _has_after(old: Link, seq: int) -> bool:
     return await stored_message(old, wanted) is not None
 
 
+async def _is_final(old: Link, copied_to: int) -> bool:
+    """Make sure that nothing comes any more into the frozen stream, and that all was copied.
+
+    A write that its servers took just before the freeze may be committed after it; a mark that is
+    written now is committed behind all of those."""
+    await publish(old, FROZEN_MARK, b"", {})
+    return not await _has_after(old, copied_to)
+
+
 def _windows(messages: Sequence[Arrived]) -> list[Sequence[Arrived]]:
-    return [messages[n : n + WINDOW] for n in range(0, len(messages), WINDOW)]
+    records = [arrived for arrived in messages if arrived.subject.startswith(PREFIX)]
+    return [records[n : n + WINDOW] for n in range(0, len(records), WINDOW)]
 
 
 async def _copy_window(new: Link, window: Sequence[Arrived], place: int) -> None:

@@ -22,7 +22,9 @@ from kythera.model.limits import Limits
 STREAM = "RECORDS"
 PREFIX = "rec."
 OPEN_SUBJECTS = [PREFIX + ">"]
-FROZEN_SUBJECTS = ["frozen." + PREFIX + ">"]
+FROZEN_SUBJECTS = ["frozen.>"]
+FROZEN_MARK = "frozen.mark"
+"""The one subject that is written after the freeze; it is no record."""
 STATE_MARK = "kythera-state"
 COPYING = "copying"
 HEADERS_BYTES_MAX = 4_096
