@@ -1,5 +1,6 @@
 """The catalogue folds records into answers, and keeps what it understood."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +55,16 @@ def test_the_deployment_with_the_highest_number_holds_in_whatever_order_they_cam
     assert held.number == 2
     catalog.apply(deployment(2, "v2").key(), None)
     assert [d.number for d in catalog.deployments(A, "shop")] == [1]
+
+
+def test_a_deployment_of_an_earlier_worker_with_the_same_name_never_holds() -> None:
+    """It was written while that worker was being deleted on another machine; its number is high."""
+    left = msgspec.structs.replace(deployment(7, "v7"), tag="earlier")
+    own = msgspec.structs.replace(deployment(1, "v1"), tag="t")
+    assert catalog_of(worker(), left, own).deployed(A, "shop") == own
+    assert catalog_of(worker(), left).deployed(A, "shop") is None
+    untold = deployment(8, "v8")
+    assert catalog_of(worker(), own, untold).deployed(A, "shop") == untold
 
 
 def test_a_record_that_cannot_be_read_leaves_the_last_good_one_and_is_named() -> None:

@@ -199,6 +199,7 @@ def deployment_of(
         author_email=services.author,
         annotations=dict(notes) or annotations(None, "promotion"),
         versions=splits,
+        tag=worker.tag,
     )
 
 

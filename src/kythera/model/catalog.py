@@ -133,7 +133,12 @@ class Catalog:
 
     def deployed(self, account: str, worker: str) -> Deployment | None:
         """Return the deployment that holds now, or None."""
-        found = self._deployments.get((account, worker), {}).values()
+        present = self.worker(account, worker)
+        found = [
+            deployment
+            for deployment in self._deployments.get((account, worker), {}).values()
+            if not deployment.tag or present is None or deployment.tag == present.tag
+        ]
         return max(found, key=lambda deployment: deployment.number, default=None)
 
     def routes(self, account: str, worker: str) -> Routes:

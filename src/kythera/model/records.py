@@ -172,6 +172,9 @@ class Deployment(Record, frozen=True, kw_only=True):
     author_email: str = ""
     annotations: dict[str, str] = field(default_factory=dict)
     versions: tuple[Split, ...] = ()
+    tag: str = ""
+    """Of the worker it was made for. One of an earlier worker with this name, written while that
+    was being deleted on another machine, never holds. Empty in old records: it counts."""
 
     def key(self) -> str:
         """`deployment.<account>.<worker>.<id>`."""
