@@ -181,7 +181,7 @@ class Followers:
             self.fleet.tell(f"{host.name} takes a snapshot from {session.source}: {error}")
             session.patience = None
             await self._snapshot(host, opened)
-        raise SourceEnded("its snapshot is taken.")
+            host.after(RETRY_S, lambda: self._leave(host, session))
 
     async def _take_all(self, host: Host, session: Session, opened: Followed) -> None:
         follow, copy = self.of[host.name], host.copy

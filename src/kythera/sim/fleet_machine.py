@@ -60,6 +60,7 @@ class Host:
         self._waiting: list[Callable[[], None]] = []
         self._catalog = Catalog()
         self._folded = -1
+        self._hung_at = 0.0
 
     @property
     def name(self) -> str:
@@ -141,6 +142,11 @@ class Host:
         """Stand still, connections open."""
         if self.condition is Condition.UP:
             self.condition = Condition.HUNG
+            self._hung_at = self.time.now
+
+    def hung_s(self) -> float:
+        """Return for how long it has stood still."""
+        return self.time.now - self._hung_at if self.condition is Condition.HUNG else 0.0
 
     def go_on(self) -> None:
         """Do all that was waiting."""

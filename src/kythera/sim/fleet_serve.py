@@ -17,8 +17,9 @@ from kythera.sim.fleet_ground import Fleet
 from kythera.sim.fleet_machine import Host
 
 PUMP_S = 0.2
-FEED_ENTRIES_MAX = 12
+FEED_ENTRIES_MAX = 24
 FEED_LIFE_S = 1.0
+HUNG_S_MAX = 3.0
 OK_STATUS, REFUSED_STATUS = 200, 503
 
 
@@ -135,8 +136,11 @@ class Servers:
 
     def _deliver(self, host: Host, stream: Stream) -> None:
         log = self.fleet.log
+        follower = self.fleet.hosts[stream.reader.name]
         if host.name not in log.cores or not stream.reader.listens():
             return
+        if follower.hung_s() > HUNG_S_MAX:
+            return  # the server closes the connection of who reads nothing
         entries = log.replicas[host.name].changes_after(stream.seq)[:FEED_ENTRIES_MAX]
         if entries or self.fleet.time.now - stream.quiet_since >= FEED_LIFE_S:
             if not self._admits(host, stream):

@@ -6,6 +6,7 @@ change is decided on what the machine's own copy shows, which may be old: the gu
 """
 
 import hashlib
+import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -99,19 +100,22 @@ class Writers:
         began = self.fleet.time.now
         module = Module(name="main.js", type="esm", digest=digest, size=len(data))
 
+        attempts = itertools.count()
+
         async def attempt() -> None:
-            worker = self._next_worker(host, name)
+            mark = f"{call}#{next(attempts)}"
+            worker = self._next_worker(host, name, mark)
             guard = self.guard(host, worker.key())
             version, deployment = _published(worker, call, module)
             await self.replicate(host, {digest: data})
-            await self._put(host, worker, f"{call}/worker", guard)
-            await self._put(host, version, f"{call}/version", 0)
-            await self._put(host, deployment, f"{call}/deployment", 0)
+            await self._put(host, worker, f"{mark}/worker", guard)
+            await self._put(host, version, f"{mark}/version", 0)
+            await self._put(host, deployment, f"{mark}/deployment", 0)
             self.checks.deployed[deployment.key()] = began
 
         await self.settled(host, attempt)
 
-    def _next_worker(self, host: Host, name: str) -> Worker:
+    def _next_worker(self, host: Host, name: str, tag: str) -> Worker:
         """Return the worker's record with the numbers of what is about to be written; numbers
         that a deletion has left behind are not used again."""
         catalog = host.catalog()
@@ -124,7 +128,7 @@ class Writers:
         return Worker(
             account=ACCOUNT,
             name=name,
-            tag="",
+            tag=known.tag if known else tag,
             created_on=SOME_TIME,
             modified_on=SOME_TIME,
             versions_made=max(versions, default=0) + 1,
@@ -148,7 +152,7 @@ class Writers:
             guards = {key: self.guard(host, key) for key in keys}
             for key, guard in guards.items():
                 if guard:
-                    await self.write(host, key, None, f"{call}/{key}/{guard}", guard)
+                    await self.write(host, key, None, f"{call}/{key}#{guard}", guard)
 
         await self.settled(host, attempt)
 
@@ -170,5 +174,6 @@ def _published(worker: Worker, call: str, module: Module) -> tuple[Version, Depl
         number=worker.deployments_made,
         created_on=SOME_TIME,
         versions=(Split(version_id=call, percentage=100),),
+        tag=worker.tag,
     )
     return version, deployment
