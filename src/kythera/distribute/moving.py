@@ -86,14 +86,20 @@ class Announce:
     core: Core
 
 
-Step = Nothing | Wait | Freeze | Create | CopyOn | Open | Announce
+@dataclass(frozen=True)
+class Thaw:
+    """Let the old stream take writes again: the wish was given up while its move froze the log."""
+
+
+Step = Nothing | Wait | Freeze | Thaw | Create | CopyOn | Open | Announce
 
 
 def next_step(facts: Facts) -> Step:
     """Return what to do now."""
     core = facts.core
     if not core.wanted:
-        return Nothing()
+        # A frozen stream's last word is final: no move can be under way that knew better.
+        return Thaw() if facts.old is not None and facts.old.frozen else Nothing()
     if facts.new is not None and facts.new.open:
         return Announce(settled(core))
     if facts.old is None:

@@ -30,6 +30,7 @@ from kythera.distribute.moving import (
     Nothing,
     Open,
     Step,
+    Thaw,
     Wait,
     drives,
     next_step,
@@ -66,6 +67,8 @@ from kythera.model.limits import Limits
 from kythera.model.records import Core, decode, encode
 
 POLL_MS = 250
+LOOK_S = 15.0
+"""Between two looks while the log does not move."""
 WINDOW = 256
 """Records under way at once while they are copied."""
 STEP_MS_MAX = 120_000
@@ -120,13 +123,17 @@ class Mover:
 
         `core` returns the newest Core record that this machine knows."""
         epoch, since = 0, anyio.current_time()
+        looked_at = float("-inf")
         while True:
-            known = core()
+            known, now = core(), anyio.current_time()
             if known is not None and known.wanted:
                 if known.wanted_epoch != epoch:
-                    epoch, since = known.wanted_epoch, anyio.current_time()
-                if drives(known, self._me, (anyio.current_time() - since) * 1000):
+                    epoch, since = known.wanted_epoch, now
+                if drives(known, self._me, (now - since) * 1000):
                     await self._try_step(known)
+            elif known is not None and self._me in known.machines and now - looked_at > LOOK_S:
+                looked_at = now  # A wish may have been given up while its move froze the log.
+                await self._try_step(known)
             await anyio.sleep(POLL_MS / 1000)
 
     async def _try_step(self, known: Core) -> None:
@@ -134,14 +141,16 @@ class Mover:
             with anyio.fail_after(STEP_MS_MAX / 1000):
                 await self.step(known)
         except TROUBLE as error:
-            self._say(known, f"it goes on in a moment: {str(error) or type(error).__name__}")
+            if known.wanted:
+                self._say(known, f"it goes on in a moment: {str(error) or type(error).__name__}")
 
     async def step(self, known: Core) -> Step:
         """Gather the facts, do the next step, return which it was."""
         async with self._servers(known) as servers:
             facts = await self.facts(known, servers)
             step = next_step(facts)
-            self._say(facts.core, _sentence(step), facts)
+            if known.wanted or step != Nothing():
+                self._say(facts.core, _sentence(step), facts)
             await self._do(step, servers, facts)
         return step
 
@@ -163,7 +172,8 @@ class Mover:
         if servers.old is not None and old is not None:
             newest = await stored_message(servers.old, {"last_by_subj": PREFIX + CORE_KEY})
             core = decode(Core, newest.data) if newest is not None else known
-        if core.wanted_epoch != known.wanted_epoch or servers.new is None:
+        other = core.wanted_epoch != known.wanted_epoch
+        if not core.wanted or other or servers.new is None:
             return Facts(core=core, old=old)
         answering, led = await self._new_servers(core, servers)
         new = await stream_state(servers.new) if led else None
@@ -202,6 +212,10 @@ class Mover:
                 assert servers.old is not None
                 config = stream_config(self._limits, len(facts.core.machines))
                 config.subjects = list(FROZEN_SUBJECTS)
+                await change_stream(servers.old, config)
+            case Thaw():
+                assert servers.old is not None
+                config = stream_config(self._limits, len(facts.core.machines))
                 await change_stream(servers.old, config)
             case Create(first_seq):
                 assert servers.old is not None
@@ -286,6 +300,8 @@ def _sentence(step: Step) -> str:
             return f"waits {why}" if why.startswith("for") else f"waits: {why}"
         case Freeze():
             return "writers wait from now on"
+        case Thaw():
+            return "it was given up: writers go on"
         case Create(first_seq):
             return f"makes the new stream, from record {first_seq:,}"
         case CopyOn():
