@@ -241,7 +241,6 @@ class FleetLog:
         assert ahead.first_seq == self.last_seq + 1, "numbers go on"
         self.cores, self.leader, self.frozen = ahead.cores, None, False
         self.replicas = {name: FleetCopy(self.last_seq) for name in ahead.cores}
-        self._erased.clear()
         for entry in ahead.entries:
             self._copy_over(entry)
         self.elect()

@@ -113,8 +113,10 @@ class Operators:
         while True:
             await pause(host, MOVE_S)
             core = core_of(host.catalog(), host.membership, host.name)
-            if core is None or not core.wanted:
+            if core is None:
                 continue
+            if not core.wanted and host.name in core.machines:
+                await self._do(host, self._look(host, core))
             if heard[0] != core.wanted_epoch:
                 heard = (core.wanted_epoch, self.fleet.time.now)
             waited_ms = (self.fleet.time.now - heard[1]) * 1000
@@ -158,6 +160,8 @@ class Operators:
         match step:
             case moving.Freeze() if log.reachable(host.name):
                 log.frozen = True
+            case moving.Thaw() if log.reachable(host.name):
+                log.frozen = False
             case moving.Create(first_seq):
                 log.create(facts.core.wanted, first_seq)
             case moving.CopyOn(after_seq) if facts.new is not None:
