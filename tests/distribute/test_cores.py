@@ -16,6 +16,7 @@ from kythera.distribute.cores import (
     log_candidates,
     next_address,
     servers_wanted,
+    strangers,
     tunnels,
 )
 from kythera.distribute.moving import (
@@ -116,6 +117,18 @@ def test_a_machine_that_knows_nothing_yet_asks_whom_it_was_told() -> None:
     assert core_of(catalog(), JOINED, "b") is None
 
 
+def test_who_was_away_while_the_log_moved_twice_has_others_to_ask() -> None:
+    """Whoever it knows to hold the log may hold it no more; all other machines may, nearest first."""
+    known = catalog(
+        Core(machines=("a",)),
+        *(Machine(name=name, site=site) for name, site in zip("abcy", "1222", strict=True)),
+    )
+    candidates = log_candidates(known, JOINED, "y")
+    assert {peer.name for peer in candidates} == {"a"}
+    assert sorted(peer.name for peer in strangers(known, candidates, "y")) == ["b", "c"]
+    assert strangers(catalog(), candidates, "y") == ()
+
+
 def test_after_a_failure_the_next_one_is_asked() -> None:
     """The best that never failed; when all failed, who failed longest ago."""
     peers = [Peer(name=name, mesh="") for name in "abc"]
@@ -190,7 +203,7 @@ def test_a_move_goes_from_step_to_step() -> None:
     assert next_step(done) == Open()
     opened = Facts(core=MOVING, old=None, new=stream(open_=True))
     assert next_step(opened) == Announce(Core(machines=("a", "b", "c"), epoch=2))
-    assert next_step(Facts(core=Core(machines=("a",)), old=frozen)) == Nothing()
+    assert next_step(Facts(core=Core(machines=("a",)), old=stream(open_=True))) == Nothing()
 
 
 def test_nothing_is_frozen_before_all_new_servers_answer_and_goes_on_with_most() -> None:

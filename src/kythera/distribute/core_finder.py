@@ -2,16 +2,18 @@
 machine through its mesh door, and the next one when that fails.
 
 A candidate that failed is tried again after the others; after `FORGET_S` its failure no longer
-counts. Where the catalogue cannot be read yet, those who were told at joining are asked.
+counts. Where the catalogue cannot be read yet, those who were told at joining are asked. When all
+have failed lately, every other try goes to another machine of the fleet: the log may have moved
+twice while this machine was away, and nobody it knew holds it any more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import anyio
 
 from kythera.distribute import membership
 from kythera.distribute.address import LogAddress, address_at, fleet_password, mesh_log_address
-from kythera.distribute.cores import log_candidates, next_address
+from kythera.distribute.cores import log_candidates, next_address, strangers
 from kythera.distribute.link import Secure
 from kythera.distribute.mesh import Directory, PeerUnreachable, client_context
 from kythera.distribute.remembered import remembered_core
@@ -33,22 +35,29 @@ class CoreFinder:
         self._catalog = catalog
         self._directory = Directory(layout)
         self._failed_at: dict[str, float] = {}
+        self._astray = False
+        """Whether the last try was one with a stranger."""
 
     def find(self) -> LogAddress | None:
         """Return the address to try now; None: nobody is known."""
-        known = membership.read(self._layout)
-        ways: dict[str, LogAddress] = {}
-        reachable: list[Peer] = []
+        known, records = membership.read(self._layout), self._known_records()
         remembered = remembered_core(self._layout)
-        for peer in log_candidates(self._known_records(), known, self._me, remembered):
-            way = self._way(peer, known)
-            if way is not None and peer.name not in ways:
-                ways[peer.name] = way
-                reachable.append(peer)
+        candidates = log_candidates(records, known, self._me, remembered)
+        ways = self._ways(candidates, known)
         now = anyio.current_time()
         failed = {name: at for name, at in self._failed_at.items() if now - at < FORGET_S}
-        chosen = next_address(reachable, failed)
+        chosen = next_address([peer for peer in candidates if peer.name in ways], failed)
+        self._astray = not self._astray and (chosen is None or chosen.name in failed)
+        if self._astray:
+            others = strangers(records, candidates, self._me)
+            ways |= self._ways(others, known)
+            stranger = next_address([p for p in others if p.name in ways], self._failed_at)
+            chosen = stranger or chosen
         return None if chosen is None else ways[chosen.name]
+
+    def _ways(self, peers: Iterable[Peer], known: Membership | None) -> dict[str, LogAddress]:
+        found = {peer.name: self._way(peer, known) for peer in peers}
+        return {name: way for name, way in found.items() if way is not None}
 
     def _known_records(self) -> Catalog:
         try:

@@ -154,6 +154,15 @@ def log_candidates(
     return (*recorded, *forgotten)
 
 
+def strangers(catalog: Catalog, candidates: Iterable[Peer], me: str) -> tuple[Peer, ...]:
+    """Return the other machines of the fleet, the nearest first: one of them may hold the log since
+    this machine last heard who does."""
+    asked = {me, *(peer.name for peer in candidates)}
+    names = [machine.name for machine in catalog.machines() if machine.name not in asked]
+    ordered = _by_nearness(names, catalog, me)
+    return tuple(Peer(name=name, mesh=_recorded(catalog, name)) for name in ordered)
+
+
 def _by_nearness(names: Iterable[str], catalog: Catalog, me: str) -> list[str]:
     others = [name for name in names if name != me]
     here = catalog.machine(me) or Machine(name=me)
