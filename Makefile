@@ -48,7 +48,7 @@ chaos: ## 30 random faults over 10 minutes on a real fleet (ARGS="--seed 7 --min
 	@$(SETUP) --test
 	$(BIN)/python -m tests.chaos $(ARGS)
 
-sim: ## random histories of the agent's deciding code (SEEDS=20000)
+sim: ## random histories of a machine's and a fleet's deciding code (SEEDS=20000)
 	@$(SETUP)
 	$(BIN)/python -m kythera.sim --seeds $(SEEDS) $(ARGS)
 

@@ -157,10 +157,14 @@ class FleetBlobs:
             self._check_gone(host, blob.digest)
 
     def _check_gone(self, host: Host, digest: str) -> None:
-        """Nobody gives away the last copy of what a version refers to."""
-        cores = [self.fleet.hosts[name] for name in self.fleet.log.cores]
-        if digest in self.referenced() and not any(digest in core.blobs for core in cores):
-            self.fleet.violation(f"{host.name} let go of {digest[:8]}, which no core machine has")
+        """Nobody gives away the last copy of what a version refers to, and no core machine the
+        last one in the core."""
+        if digest not in self.referenced():
+            return
+        cores = self.fleet.log.cores
+        others = cores if host.name in cores else self.fleet.hosts
+        if not any(digest in self.fleet.hosts[name].blobs for name in others):
+            self.fleet.violation(f"{host.name} let go of {digest[:8]}, the last copy")
 
     def referenced(self) -> set[str]:
         """Return the digests that versions refer to, in truth."""

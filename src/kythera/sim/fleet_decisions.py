@@ -12,7 +12,7 @@ from kythera.distribute import evict, follower, moving
 from kythera.distribute.batch import Stretch
 from kythera.distribute.copy import Copy
 from kythera.distribute.core_finder import FORGET_S
-from kythera.distribute.cores import log_candidates, next_address
+from kythera.distribute.cores import log_candidates, next_address, strangers
 from kythera.distribute.direct import DirectLog, Followed, Readable
 from kythera.distribute.heart import Heart
 from kythera.distribute.nearness import likely_holders
@@ -96,12 +96,14 @@ class Decisions:
         """Return the message id of a write: the same however often it is tried."""
         return call
 
-    def core_to_ask(self, host: Host, failed_at: Mapping[str, float]) -> str:
-        """Return whom to ask for the log now (`core_finder.CoreFinder`)."""
+    def core_to_ask(self, host: Host, failed_at: Mapping[str, float], tries: int) -> str:
+        """Return whom to ask for the log now, as `core_finder.CoreFinder` does."""
         now = host.monotonic()
         known = log_candidates(host.catalog(), host.membership, host.name)
         failed = {name: at for name, at in failed_at.items() if now - at < FORGET_S}
         found = next_address(known, failed)
+        if tries % 2 and (found is None or found.name in failed):
+            found = next_address(strangers(host.catalog(), known, host.name), failed_at) or found
         return host.name if found is None else found.name
 
     def beats(self, heart: Heart, cores: tuple[str, ...]) -> bool:

@@ -40,6 +40,9 @@ class Operators:
     def act(self) -> None:
         """Somebody decides something, maybe."""
         fleet, mix = self.fleet, self.mix
+        for host in fleet.hosts.values():
+            newest = fleet.log.newest(f"machine.{host.name}")
+            host.removed = newest is not None and newest.value is None
         live = fleet.live()
         if not live:
             return
@@ -81,7 +84,6 @@ class Operators:
             return
         self.removed += 1
         self.fleet.tell(f"{at.name}: {host.name} is removed")
-        host.removed = True
         key = f"machine.{host.name}"
         call = f"remove{self.fleet.next_number()}"
         await self.writers.write(at, key, None, call, self.writers.guard(at, key))

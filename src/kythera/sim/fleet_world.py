@@ -29,7 +29,7 @@ LIMITS = Limits(
     source_silent_ms_max=2_500,
     source_stalled_ms_max=3_500,
     source_rest_ms_min=300,
-    source_rest_ms_max=3_500,
+    source_rest_ms_max=3_000,
     batch_bytes_max=1_500,
     tombstones_kept_s=6.0,
     rare_window_s=4.0,
@@ -39,7 +39,7 @@ LIMITS = Limits(
     blob_bytes_max=150,
     blob_grace_s=17.0,
 )
-FAULTS_S, HEAL_S = 18.0, 13.0
+FAULTS_S, HEAL_S = 18.0, 15.0
 LAG_S_MAX = 3.0
 JOINED_SHARE = 0.8
 """So many machines know the fleet at the beginning; the others have just joined it."""
