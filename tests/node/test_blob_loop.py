@@ -337,6 +337,27 @@ async def test_above_the_limit_old_versions_go_and_those_that_serve_stay(tmp_pat
         assert here.has(old[0])
 
 
+async def test_who_held_the_log_until_lately_keeps_everything_a_while_longer(
+    tmp_path: Path,
+) -> None:
+    """Those who hold it now may not have fetched yet what was uploaded while it moved."""
+    core = Holder(tmp_path / "core")
+    old = version_of(core.blobs, "shop", b"o" * 400)
+    serving = version_of(core.blobs, "shop", b"s" * 400, number=2)
+    async with machine_of(tmp_path, {"core": core}, bytes_max=500) as here:
+        here.apply(old, *deployed(serving))
+        for version in (old, serving):
+            await here.fetcher.ensure_version(version)
+        here.core = True
+        await here.sweep_after(0)
+        here.core = False
+        await here.sweep_after(99)
+        assert here.has(old)
+        await here.sweep_after(1)
+        assert not here.has(old)
+        assert here.has(serving)
+
+
 async def test_on_a_disk_that_is_nearly_full_old_versions_make_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

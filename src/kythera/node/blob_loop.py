@@ -79,6 +79,8 @@ class BlobLoop:
         self._had: set[str] = set()
         self._failing: set[str] = set()
         self._was_core = False
+        self._core_at = float("-inf")
+        """When this machine was last seen to hold the log."""
         self._seen: Mapping[str, evict.Seen] = {}
         self._idle_since: Mapping[str, float] = {}
         self._journal = structlog.get_logger("blobs")
@@ -185,7 +187,7 @@ class BlobLoop:
         catalog = self._place.catalog()
         needed = list(self._needed())
         found = await to_thread.run_sync(self._gather, list(all_versions(catalog)), needed)
-        core = self._place.is_core()
+        core = self._is_or_was_core()
         complete = self._place.is_fresh() and not catalog.unknown and not (core and found.unread)
         now = self._clock.monotonic()
         size = sum(blob.size for blob in found.held)
@@ -217,6 +219,14 @@ class BlobLoop:
                 bytes_too_many=decision.over_bytes,
                 reason="deployed versions need them: make room, or delete workers",
             )
+
+    def _is_or_was_core(self) -> bool:
+        """Tell whether this machine holds the log or did lately: those who hold it now may not have
+        fetched yet what was uploaded while it moved."""
+        now = self._clock.monotonic()
+        if self._place.is_core():
+            self._core_at = now
+        return now - self._core_at < self._limits.blob_grace_s
 
     def _needed(self) -> Iterator[Version]:
         """Yield the versions that serve, or whose processes still run."""
