@@ -269,7 +269,8 @@ class Follower:
                     self._stalled.discard(found)
                     scope.cancel()
                     return
-                self._chooser.failed(found, self._clock.monotonic())
+                if self.state.snapshot is None:  # else it refuses because we are so far behind
+                    self._chooser.failed(found, self._clock.monotonic())
             elif current not in candidates(facts):
                 scope.cancel()
                 return
