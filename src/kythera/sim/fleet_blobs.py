@@ -4,6 +4,7 @@ needed or ahead of that, healed when it is damaged, let go when there is too muc
 Whom to ask and whom to give, what to fetch ahead and what to remove is decided by the real code.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -33,10 +34,13 @@ class FleetBlobs:
     decisions: Decisions
     limits: Limits
     seen: dict[str, dict[str, evict.Seen]] = field(default_factory=dict)
+    core_at: dict[str, float] = field(default_factory=dict)
+    """When each machine was last seen to hold the log."""
 
     def begin(self, host: Host) -> None:
         """A machine's loops start."""
         self.seen[host.name] = {}
+        self.core_at.pop(host.name, None)
         Task(host, self._ahead(host)).start()
         Task(host, self._sweep(host)).start()
 
@@ -145,7 +149,7 @@ class FleetBlobs:
             referenced=_digests(all_versions(catalog)),
             needed=_digests(deployed_versions(catalog)),
             complete=place.is_fresh() and not catalog.unknown,
-            core=place.is_core(),
+            core=self._is_or_was_core(host),
             bytes_max=self.limits.blob_bytes_max,
             grace_s=self.limits.blob_grace_s,
             now_s=host.monotonic(),
@@ -155,6 +159,13 @@ class FleetBlobs:
         for blob in decision.remove:
             del host.blobs[blob.digest]
             self._check_gone(host, blob.digest)
+
+    def _is_or_was_core(self, host: Host) -> bool:
+        """Tell whether a machine holds the log or did lately (`node.blob_loop`)."""
+        now = self.fleet.time.now
+        if self.decisions.place(host).is_core():
+            self.core_at[host.name] = now
+        return now - self.core_at.get(host.name, -math.inf) < self.limits.blob_grace_s
 
     def _check_gone(self, host: Host, digest: str) -> None:
         """Nobody gives away the last copy of what a version refers to, and no core machine the

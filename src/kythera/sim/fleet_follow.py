@@ -47,6 +47,8 @@ class Follow:
     source: Source | None = None
     """Who has given something in this session."""
     probing: bool = False
+    snapshot: bool = False
+    """One is being taken."""
     stalled: set[Source] = field(default_factory=set)
 
 
@@ -141,7 +143,7 @@ class Followers:
                 follow.chooser.answered(found)
                 follow.stalled.discard(found)
                 self._leave(host, session)
-            else:
+            elif not follow.snapshot:
                 follow.chooser.failed(found, self.fleet.time.now)
 
         async def ask() -> None:
@@ -180,7 +182,12 @@ class Followers:
         except LogPruned as error:
             self.fleet.tell(f"{host.name} takes a snapshot from {session.source}: {error}")
             session.patience = None
-            await self._snapshot(host, opened)
+            follow = self.of[host.name]
+            follow.snapshot = True
+            try:
+                await self._snapshot(host, opened)
+            finally:
+                follow.snapshot = False
             host.after(RETRY_S, lambda: self._leave(host, session))
 
     async def _take_all(self, host: Host, session: Session, opened: Followed) -> None:
