@@ -17,14 +17,18 @@ pytestmark = pytest.mark.anyio
 class ToldLog:
     """A log that gives these batches; each time it is asked it names the next of these horizons."""
 
-    def __init__(self, newest: int, batches: list[list[int]], horizons: list[int]) -> None:
+    def __init__(
+        self, newest: int, batches: list[list[int]], horizons: list[int], later: int = 0
+    ) -> None:
         self._newest = newest
+        self._later = later
         self._batches = batches
         self._horizons: Iterator[int] = iter(horizons)
 
     async def last_seq(self) -> int:
-        """Return the newest sequence."""
-        return self._newest
+        """Return the newest sequence; the next one, when it is asked again, is what it has become."""
+        found, self._newest = self._newest, self._later or self._newest
+        return found
 
     async def newest(self, key: str) -> Entry | None:
         """Return the Horizon record."""
@@ -51,7 +55,7 @@ async def test_a_follower_that_was_cut_off_while_ends_were_removed_takes_a_snaps
 async def test_a_follower_that_was_cut_off_briefly_goes_on() -> None:
     """The horizon is where it was, below what it has."""
     found = await _read(ToldLog(10, [[11], [], [60]], [5, 5, 5]), 10)
-    assert [stretch.to_seq for stretch in found] == [10, 11, 60]
+    assert [stretch.to_seq for stretch in found] == [10, 11, 11, 60]
 
 
 async def test_what_was_read_while_the_horizon_passed_by_is_not_given_out() -> None:
@@ -66,3 +70,11 @@ async def test_who_begins_with_nothing_asks_once_when_he_has_everything() -> Non
     assert [stretch.to_seq for stretch in found] == [0, 10, 20, 30]
     with pytest.raises(LogPruned, match="up to 25"):
         await _read(ToldLog(30, [[10], [20], [30]], [5, 25]), 0)
+
+
+async def test_a_snapshot_during_which_the_log_moves_goes_on_to_the_end_of_the_new_one() -> None:
+    """The new servers' numbers begin above the old ones': each record comes once more, in order."""
+    log = ToldLog(20, [[5], [], [21, 22], [23]], [0] * 5, later=23)
+    async with contextlib.aclosing(DirectLog(log).snapshot(0)) as stretches:
+        found = [stretch.to_seq async for stretch in stretches]
+    assert found == [0, 5, 5, 22, 23]

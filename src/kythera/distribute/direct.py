@@ -64,26 +64,30 @@ class DirectLog:
                 " from its copy meanwhile.",
             )
         sight = Sight(after_seq, await self._horizon(), newest)
-        yield Stretch([], after_seq, newest)
+        seq = after_seq
+        yield Stretch([], seq, newest)
         async with contextlib.aclosing(self._log.follow(after_seq)) as batches:
             async for batch in batches:
                 if not batch:  # it broke and was resumed: ends may have gone meanwhile
                     newest = max(newest, await self._log.last_seq())
                     sight.resumed(await self._horizon(), newest)
+                    yield Stretch([], seq, newest)
                     continue
                 if sight.take(batch):
                     sight.confirm(batch[-1].seq, await self._horizon())
-                newest = max(newest, batch[-1].seq)
-                yield Stretch(batch, batch[-1].seq, newest)
+                seq = batch[-1].seq
+                newest = max(newest, seq)
+                yield Stretch(batch, seq, newest)
 
     async def snapshot(self, after_seq: int) -> AsyncGenerator[Stretch, None]:
         """Yield all the log holds after `after_seq`, and end: it is compacted, so that is a
         snapshot."""
         horizon = await self._horizon()
         async with contextlib.aclosing(self.stretches(after_seq)) as stretches:
-            target: int | None = None
+            target = 0
             async for stretch in stretches:
-                target = stretch.newest if target is None else target
+                if not stretch.entries:  # the first, and after a break: the log may have moved
+                    target = stretch.newest
                 yield stretch
                 if stretch.to_seq >= target:
                     break

@@ -218,7 +218,6 @@ class Follower:
         basket.end(failure)
 
     async def _empty(self, source: Source, basket: "Basket", patience: "Patience | None") -> None:
-        target: int | None = None
         while True:
             stretch: Stretch | None = None
             with anyio.move_on_after(None if patience is None else patience.left_s()):
@@ -227,8 +226,7 @@ class Follower:
                 self._stalled.add(source)
                 raise SourceEnded(f"The source {source} has had nothing new for too long.")
             await self._take(source, stretch)
-            target = stretch.newest if target is None else target
-            await self._whole(target)
+            await self._whole(stretch.newest)
 
     async def _take(self, source: Source, stretch: Stretch) -> None:
         state = self.state
