@@ -171,7 +171,8 @@ class Doors:
         self, sender: Host, host: Host, request: Request, answers: Mailbox[str]
     ) -> None:
         """A request comes through the mesh door: it is served here or refused."""
-        if self.decisions.place(host).look().catalog.machine(sender.name) is None:
+        known = host.catalog()
+        if known.machines() and known.machine(sender.name) is None:
             self.fleet.violation(f"{host.name} took a request of {sender.name}, no member")
         if request.hops > HOPS_MAX:
             self.fleet.violation(f"a request made {request.hops} hops: {request.path}")

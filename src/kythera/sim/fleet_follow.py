@@ -192,15 +192,13 @@ class Followers:
 
     async def _take_all(self, host: Host, session: Session, opened: Followed) -> None:
         follow, copy = self.of[host.name], host.copy
-        target: int | None = None
         async with contextlib.aclosing(opened.stretches(copy.applied_seq())) as stretches:
             async for stretch in stretches:
                 if session.patience is not None:
                     session.patience.note(stretch.newest, copy.applied_seq())
                 follow.source = session.source
                 self._take(host, stretch)
-                target = stretch.newest if target is None else target
-                if copy.applied_seq() >= target and not copy.is_whole():
+                if copy.applied_seq() >= stretch.newest and not copy.is_whole():
                     copy.mark_whole()
         raise SourceEnded("its stream ended.")
 

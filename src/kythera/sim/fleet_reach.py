@@ -48,16 +48,21 @@ class ReachedLog:
         self._host = host
         self._failed_at: dict[str, float] = {}
         self._tries = 0
+        self._linked: str | None = None
+        """Who has answered last: it is asked until it does not."""
 
     # -- asking ------------------------------------------------------------------------------------
 
     async def _at(self, question: Callable[[Host], T | None]) -> T | None:
         """Ask the core machine whose turn it is; note when it does not answer."""
-        core = self._decisions.core_to_ask(self._host, self._failed_at, self._tries)
-        self._tries += 1
+        core = self._linked
+        if core is None:
+            core = self._decisions.core_to_ask(self._host, self._failed_at, self._tries)
+            self._tries += 1
         answer = await Wait[T | None](
             lambda tell: self._fleet.ask(self._host, core, question, tell, ANSWER_S)
         )
+        self._linked = None if answer is None else core
         if answer is None:
             self._failed_at[core] = self._fleet.time.now
         else:
