@@ -127,7 +127,7 @@ class Faults:
         if host.condition is Condition.UP:
             self.fleet.tell(f"{host.name} hangs")
             host.hang()
-            for_s = self.fleet.time.chance.choice((0.5, 4.0, 9.0))
+            for_s = self.fleet.time.chance.choice((0.5, 4.0, 5.0))
             self.fleet.time.after(for_s, host.go_on)
 
     def _step_clock(self, host: Host) -> None:

@@ -237,7 +237,8 @@ class FleetLog:
             return []
         ahead, self.moving = self.moving, None
         has = {entry.key: entry for entry in ahead.entries}
-        lost = [key for key in self._seqs if self.held(key) != has.get(key)]
+        held = (self.held(key) for key in self._seqs)
+        lost = [e.key for e in held if e is not None and has.get(e.key) != e]
         assert ahead.first_seq == self.last_seq + 1, "numbers go on"
         self.cores, self.leader, self.frozen = ahead.cores, None, False
         self.replicas = {name: FleetCopy(self.last_seq) for name in ahead.cores}

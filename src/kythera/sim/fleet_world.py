@@ -133,6 +133,8 @@ class FleetWorld:
         recent = fleet.time.now - LAG_S_MAX
         due = sum(1 for at in fleet.log.given_at if at < recent)
         for host in fleet.live():
+            if self._never_heard(host):
+                continue
             self.copies.whole(host)
             if host.copy.applied_seq() < due:
                 fleet.violation(f"{host.name} is at {host.copy.applied_seq()}, not yet at {due}")
@@ -140,10 +142,17 @@ class FleetWorld:
         self.writes.once()
         self.writes.newest_serve()
 
+    def _never_heard(self, host: Host) -> bool:
+        """Tell whether a machine has no record yet, and nobody whom it was told of when it joined
+        holds the log any more: it knows nobody else."""
+        told = {peer.name for peer in host.membership.peers}
+        return host.copy.applied_seq() == 0 and not told & set(self.fleet.log.cores)
+
     def _check_sources(self) -> None:
         """In a site without a core machine one machine follows the log, the others follow it."""
         fleet = self.fleet
-        active = [host for host in fleet.live() if self.decisions.me(host).state == "active"]
+        heard = [host for host in fleet.live() if not self._never_heard(host)]
+        active = [host for host in heard if self.decisions.me(host).state == "active"]
         cores = {fleet.hosts[name].site for name in fleet.log.cores}
         for site in {host.site for host in active} - cores:
             here = {host.name: self.followers.of[host.name].source for host in active}
