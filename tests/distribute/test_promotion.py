@@ -149,6 +149,20 @@ async def test_a_move_that_was_interrupted_goes_on(machines: Cores, until: type[
         assert len(await everything(log)) == 502
 
 
+async def test_the_new_log_says_from_its_first_moment_who_holds_it(machines: Cores) -> None:
+    """It opens, and whoever drove it dies before he announces it: a wish that somebody writes now
+    begins with the new servers."""
+    async with open_log(Any(machines["a"]), LIMITS) as log:
+        core = await wish(log, ALONE, ("a", "b", "c"))
+        await machines.start(ServerPlan(2, core.wanted))
+        await moved(machines, core, "a", Open)
+        await point_to_log(machines["a"].layout, core, "a")
+        await machines["a"].kill(1)
+        found = await log.newest("core.log")
+        assert found is not None
+        assert decode(Core, found.value or b"") == Core(machines=("a", "b", "c"), epoch=2)
+
+
 async def moved_to(machines: Cores, log: JetStreamLog, core: Core, names: str, driver: str) -> Core:
     """Wish, start the servers, drive the move to its end, stop the old servers."""
     wanted = await wish(log, core, tuple(names))

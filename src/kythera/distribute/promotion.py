@@ -34,6 +34,7 @@ from kythera.distribute.moving import (
     Wait,
     drives,
     next_step,
+    settled,
 )
 from kythera.distribute.nats_config import cluster_server_name
 from kythera.distribute.nats_server import (
@@ -252,7 +253,7 @@ class Mover:
             await feed.open()
             while after_seq < facts.old.last_seq and await _has_after(old, after_seq):
                 for window in _windows(await feed.next_messages()):
-                    await _copy_window(new, window, place)
+                    await _copy_window(new, _settled_in(window, facts.core), place)
                     place += len(window)
                     after_seq = window[-1].seq
                     self._say(facts.core, _sentence(CopyOn(after_seq)), facts, after_seq)
@@ -358,6 +359,16 @@ async def _is_final(old: Link, copied_to: int) -> bool:
 def _windows(messages: Sequence[Arrived]) -> list[Sequence[Arrived]]:
     records = [arrived for arrived in messages if arrived.subject.startswith(PREFIX)]
     return [records[n : n + WINDOW] for n in range(0, len(records), WINDOW)]
+
+
+def _settled_in(window: Sequence[Arrived], core: Core) -> list[Arrived]:
+    """Return a window in which the wish that is being fulfilled is fulfilled: whoever reads the new
+    log never reads that the old servers hold it, and cannot write a new wish over that."""
+    done = encode(settled(core))
+    return [
+        arrived._replace(data=done) if arrived.subject == PREFIX + CORE_KEY else arrived
+        for arrived in window
+    ]
 
 
 async def _copy_window(new: Link, window: Sequence[Arrived], place: int) -> None:
