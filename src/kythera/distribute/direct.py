@@ -67,12 +67,16 @@ class DirectLog:
         seq = after_seq
         yield Stretch([], seq, newest)
         async with contextlib.aclosing(self._log.follow(after_seq)) as batches:
+            begun = False
             async for batch in batches:
-                if not batch:  # it broke and was resumed: ends may have gone meanwhile
-                    newest = max(newest, await self._log.last_seq())
+                if not batch or not begun:  # it may have gone on, or moved, before this was read
+                    begun = True
+                    before, newest = newest, max(newest, await self._log.last_seq())
                     sight.resumed(await self._horizon(), newest)
-                    yield Stretch([], seq, newest)
-                    continue
+                    if newest > before:
+                        yield Stretch([], seq, newest)
+                    if not batch:
+                        continue
                 if sight.take(batch):
                     sight.confirm(batch[-1].seq, await self._horizon())
                 seq = batch[-1].seq
