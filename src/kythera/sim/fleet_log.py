@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kythera.distribute.log import Entry
+from kythera.model.records import Core
 from kythera.sim.fleet_copy import FleetCopy
+
+CORE_KEY = Core(machines=()).key()
 
 
 class Guarded(Exception):
@@ -70,6 +73,8 @@ class FleetLog:
     """When each entry was written, by the clock of whoever led."""
     given_at: list[float] = field(default_factory=list)
     """The same, truly."""
+    epoch: int = 1
+    """Counts its servers: a connection to older ones ends with them."""
     frozen: bool = False
     """It takes no more writes: it is moving."""
     moving: "Moving | None" = None
@@ -228,11 +233,12 @@ class FleetLog:
         """Copy some records, if the next stream still ends where whoever copies has seen it."""
         if self.moving is None or self.moving.last_seq != last_seq or self.leader is None:
             return
-        for entry in self.replicas[self.leader].changes_after(after_seq)[:count]:
-            self.moving.entries.append(entry)
+        self.moving.entries += self.replicas[self.leader].changes_after(after_seq)[:count]
 
-    def switch(self) -> list[str]:
-        """Make the next stream the log; return what it lacks."""
+    def switch(self, settled: bytes) -> list[str]:
+        """Make the next stream the log; return what it lacks.
+
+        `settled` is the Core record in place of the wish that is fulfilled."""
         if self.moving is None:
             return []
         ahead, self.moving = self.moving, None
@@ -242,8 +248,10 @@ class FleetLog:
         assert ahead.first_seq == self.last_seq + 1, "numbers go on"
         self.cores, self.leader, self.frozen = ahead.cores, None, False
         self.replicas = {name: FleetCopy(self.last_seq) for name in ahead.cores}
+        self.epoch += 1
         for entry in ahead.entries:
-            self._copy_over(entry)
+            is_core = entry.key == CORE_KEY
+            self._copy_over(entry._replace(value=settled) if is_core else entry)
         self.elect()
         return lost
 

@@ -169,16 +169,18 @@ class Operators:
             case moving.CopyOn(after_seq) if facts.new is not None:
                 log.copy_on(after_seq, facts.new.last_seq, COPIED_AT_ONCE)
             case moving.Open():
-                self._open()
+                self._open(facts.core)
             case moving.Announce(core):
                 call = f"announce{core.epoch}-{self.fleet.next_number()}"
                 held = log.held(core.key())
+                if held is not None and held.value and decode(Core, held.value).epoch >= core.epoch:
+                    return
                 with contextlib.suppress(StoreUnavailable):
                     await self.writers.write(
                         host, core.key(), encode(core), call, held.seq if held else 0
                     )
 
-    def _open(self) -> None:
-        lost = self.fleet.log.switch()
+    def _open(self, core: Core) -> None:
+        lost = self.fleet.log.switch(encode(moving.settled(core)))
         if lost:
             self.fleet.violation(f"the log moved without {lost}")

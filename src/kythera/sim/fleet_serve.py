@@ -46,6 +46,8 @@ class Stream:
     target: int = 0
     snapshot: bool = False
     deliveries: int = 0
+    epoch: int = 0
+    """Of the log's servers."""
 
 
 @dataclass
@@ -130,14 +132,14 @@ class Servers:
         """Create a consumer on a core machine's server; False when it cannot be."""
         if not self.fleet.log.serves(host.name):
             return False
-        stream = Stream(reader, after_seq, self.fleet.time.now)
+        stream = Stream(reader, after_seq, self.fleet.time.now, epoch=self.fleet.log.epoch)
         host.after(PUMP_S, lambda: self._deliver(host, stream))
         return True
 
     def _deliver(self, host: Host, stream: Stream) -> None:
         log = self.fleet.log
         follower = self.fleet.hosts[stream.reader.name]
-        if host.name not in log.cores or not stream.reader.listens():
+        if stream.epoch != log.epoch or not stream.reader.listens():
             return
         if follower.hung_s() > HUNG_S_MAX:
             return  # the server closes the connection of who reads nothing
