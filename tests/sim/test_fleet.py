@@ -9,7 +9,7 @@ from kythera.sim.world import Violation
 
 WORLDS = 1_000
 WORLDS_A_TEST = 50
-SEEDS_UNTIL_FOUND_MAX = 100
+SEEDS_UNTIL_FOUND_MAX = 200
 
 
 @pytest.mark.parametrize("first", range(0, WORLDS, WORLDS_A_TEST))
