@@ -21,7 +21,6 @@ BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "front": front.run,
     "cold": cold.run,
     "thousand": thousand.run,
-    "zipf": zipf.run,
     "deploys": failures.deploys,
     "kills": failures.kills,
 }
@@ -30,6 +29,7 @@ FLEET_BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "rolling": fleet.rolling,
     "death": fleet.death,
     "records": records.run,
+    "zipf": zipf.run,
 }
 """Run by `make bench-fleet`: five machines on this one, which takes minutes."""
 BENCH_S_MAX = 600.0

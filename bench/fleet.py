@@ -23,6 +23,9 @@ SERVED_MS_MAX = 3000.0
 ASK_EVERY_S = 0.01
 CALM_S = 2.0
 DEATH_S = 12.0
+RARE_WORKERS = 12
+RARE_PAUSE_MS = 250.0
+"""Each is asked some three times a minute on each machine."""
 HOST = "loaded.localhost"
 
 
@@ -83,12 +86,13 @@ async def _everywhere(running: RunningFleet, host: str, expect: bytes) -> float:
 
 
 @asynccontextmanager
-async def _loaded(running: RunningFleet, load: FleetLoad) -> AsyncIterator[None]:
+async def _loaded(running: RunningFleet, *loads: FleetLoad) -> AsyncIterator[None]:
     async with running.all[0].api() as api:
         await deploy(api, "loaded", source(0))
     await running.served_everywhere(HOST, b"version ")
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(load.run)
+        for load in loads:
+            tasks.start_soon(load.run)
         await anyio.sleep(CALM_S)
         yield
         await anyio.sleep(CALM_S)
@@ -105,7 +109,7 @@ async def rolling() -> list[Figure]:
         ("a machine removed, emptied, joined again", _rejoin),
     ]
     async with fleet(MACHINES, SITES) as running:
-        load = FleetLoad(running, HOST, expect=b"version ")
+        load = FleetLoad(running, (HOST,), expect=b"version ")
         async with _loaded(running, load):
             for name, step in steps:
                 before = len(load.sent)
@@ -175,22 +179,40 @@ async def _rejoin(running: RunningFleet, load: FleetLoad) -> None:
 
 
 async def death() -> list[Figure]:
-    """Kill a machine by kill -9 under load: a core one, then one that is not."""
+    """End machines under load: kill -9 of a core one and of another, then one that only hangs."""
     figures: list[Figure] = []
     async with fleet(MACHINES, SITES) as running:
         shown = (await running.order("show"))["machines"]
-        core = [each["name"] for each in shown if each["core"]]
-        others = [each["name"] for each in shown if not each["core"]]
-        load = FleetLoad(running, HOST, expect=b"version ")
-        async with _loaded(running, load):
-            for what, name in (("core", core[-1]), ("other", others[-1])):
-                before, killed = len(load.sent), time.monotonic()
-                await running.order("kill", name)
+        core = [each["name"] for each in shown if each["core"]][-1]
+        other = [each["name"] for each in shown if not each["core"]][-1]
+        busy = FleetLoad(running, (HOST,), expect=b"version ")
+        rare = await _rare(running)
+        async with _loaded(running, busy, rare):
+            for order, what, name in (
+                ("kill", "core", core),
+                ("kill", "other", other),
+                ("hang", "other", other),
+            ):
+                before, at = (len(busy.sent), len(rare.sent)), time.monotonic()
+                await running.order(order, name)
                 await anyio.sleep(DEATH_S)
-                figures += _death_figures(what, name, killed, load.sent[before:])
+                sent = [*busy.sent[before[0] :], *rare.sent[before[1] :]]
+                figures += _death_figures(f"{order} of a {what} machine", name, at, sent)
                 await running.order("revive", name)
                 await running.until_healthy(name)
     return figures
+
+
+async def _rare(running: RunningFleet) -> FleetLoad:
+    """Deploy workers that few ask for, which are served from a home in each site."""
+    names = [f"rare{number}" for number in range(RARE_WORKERS)]
+    async with running.all[0].api() as api:
+        for name in names:
+            await deploy(api, name, source(0))
+    hosts = tuple(f"{name}.localhost" for name in names)
+    for host in hosts:
+        await running.served_everywhere(host, b"version ")
+    return FleetLoad(running, hosts, clients=1, pause_ms=RARE_PAUSE_MS, expect=b"version ")
 
 
 def _death_figures(what: str, name: str, killed: float, sent: list[Sent]) -> list[Figure]:
@@ -203,7 +225,7 @@ def _death_figures(what: str, name: str, killed: float, sent: list[Sent]) -> lis
     return [
         Figure(
             bench="death",
-            name=f"kill -9 of a {what} machine → the others serve everything",
+            name=f"{what} → the others serve everything",
             value=(last - killed) * 1000,
             unit="ms",
             target=SERVED_MS_MAX,

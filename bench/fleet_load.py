@@ -27,10 +27,10 @@ class Sent(Asked):
 
 @dataclass
 class FleetLoad:
-    """Some clients that ask one host of whichever machine is healthy."""
+    """Some clients that ask some hosts of whichever machine is healthy."""
 
     fleet: RunningFleet
-    host: str
+    hosts: tuple[str, ...]
     clients: int = 8
     pause_ms: float = 20.0
     expect: bytes = b""
@@ -86,7 +86,7 @@ class FleetLoad:
         self._under_way[number] = (name, began)
         status, trouble, closes = 0, "", True
         try:
-            answer = await connection.ask(self.host, "GET", "/")
+            answer = await connection.ask(dice.choice(self.hosts), "GET", "/")
             status, closes = answer.status, answer.closes
             if status != 200 or self.expect not in answer.body:
                 trouble = f"{name}: {status} {answer.body[:120]!r}"
