@@ -7,7 +7,7 @@ their steps.
 import hashlib
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import anyio
@@ -166,7 +166,8 @@ def test_the_access_time_is_that_of_the_last_use_and_nothing_else_moves(tmp_path
     """Put, put again, touched: each counts; the modification time stays the digest's."""
     clock = Moved()
     blobs = Blobs(tmp_path / "blobs", clock=clock)
-    for step, use in enumerate((blobs.put, blobs.put, lambda _: blobs.touch(HELLO))):
+    uses: list[Callable[[bytes], object]] = [blobs.put, blobs.put, lambda _: blobs.touch(HELLO)]
+    for step, use in enumerate(uses):
         clock.time = 1_800_000_000.0 + step
         assert use(b"hello")
         assert used_s(blobs) == clock.time

@@ -105,12 +105,12 @@ class FullOnce(Copy):
 
     full = True
 
-    def apply(self, entries: Sequence[Entry]) -> list[Entry]:
+    def apply(self, entries: Sequence[Entry], to_seq: int = 0) -> list[Entry]:
         """Refuse the first time."""
         if self.full:
             self.full = False
             raise StoreUnavailable("no space left")
-        return super().apply(entries)
+        return super().apply(entries, to_seq)
 
 
 async def test_a_batch_that_could_not_be_kept_comes_again(tmp_path: Path) -> None:

@@ -78,8 +78,11 @@ class Feed:
         self._subscription: Subscription | None = None
         self._consumer = ""
 
-    async def open(self) -> None:
-        """Subscribe, then create the consumer that sends to the subscription."""
+    async def open(self, within_ms: int = API_MS) -> None:
+        """Subscribe, then create the consumer that sends to the subscription.
+
+        A cluster may place the consumer on a server that hangs, without noticing; who tries again
+        after TimeoutError gets another."""
         inbox = self._link.client.new_inbox()
         config = ConsumerConfig(
             deliver_subject=inbox,
@@ -93,7 +96,7 @@ class Feed:
             num_replicas=1,
             inactive_threshold=INACTIVE_S,
         )
-        with self._link.guard(), anyio.fail_after(API_MS / 1000):
+        with self._link.guard(), anyio.fail_after(within_ms / 1000):
             self._subscription = await self._link.client.subscribe(inbox, cb=self._take)
             manager = self._link.client.jetstream(timeout=API_MS / 500)
             self._consumer = (await manager.add_consumer(self._stream, config)).name

@@ -39,6 +39,8 @@ from kythera.model.limits import Limits
 __all__ = ["JetStreamLog", "LogAddress", "open_log", "read_log_address"]
 
 RETRY_MS = 50
+OPEN_MS_MIN, OPEN_MS_MAX = 750, 6_000
+"""How long a feed may take to begin: it doubles, for links that need more."""
 STUCK_TIMES = 3
 """A server that answers but gets nothing done for so many of the longest silences is left for
 another: it may be cut off from the other servers. An election takes up to 8 s."""
@@ -152,14 +154,15 @@ class JetStreamLog:
     async def follow(self, after_seq: int) -> AsyncGenerator[list[Entry], None]:
         """Yield what comes after `after_seq`, in order, in batches; never ends."""
         seq = after_seq
-        silent_ms = self._limits.source_silent_ms_max
+        silent_ms, open_ms = self._limits.source_silent_ms_max, OPEN_MS_MIN
         resumed = False
         while True:
             link = await self._links.ready()
             feed = Feed(link, STREAM, PREFIX, seq, silent_ms)
             try:
                 await _refuse_behind(link, seq)
-                await feed.open()
+                await feed.open(open_ms)
+                open_ms = OPEN_MS_MIN
                 if resumed:
                     yield []
                 resumed = True
@@ -175,6 +178,8 @@ class JetStreamLog:
                         await _refuse_stale(link, seq)
                         heard_at = now
             except (Broken, *TROUBLE) as error:
+                if isinstance(error, TimeoutError):
+                    open_ms = min(open_ms * 2, OPEN_MS_MAX)
                 _events.info("log_feed_reopened", after_seq=seq, why=_why(error))
                 await self._troubled(link, error)
             except LogMoving as moving:

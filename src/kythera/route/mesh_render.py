@@ -55,9 +55,12 @@ needs several round trips of some hundred milliseconds."""
 PEER_POOL = "pool-max-conn -1 pool-purge-delay 30s"
 """A handshake is dearer than an idle connection; a peer closes later (`keep_alive_s`)."""
 PEER_ERRORS_MAX = 3
-"""Connections in a row that fail before a peer is down without waiting for its next check. A request
-is tried oftener: to the ring a dead machine looks idle until then, and is chosen again."""
+"""Connections in a row that fail before a peer is down without waiting for its next check."""
+TRIES_MAX = 12
+"""How often a request is tried: until then a dead machine stays on the ring, and is chosen again."""
 RING = ("balance hash var(txn.worker)", "hash-type consistent djb2 avalanche")
+STREAM = ("  mode tcp", "  no option http-no-delay", "  no option idle-close-on-response")
+"""A section of bytes, not requests; HAProxy warns of each default that it has to ignore."""
 HOME_WORKERS_MAX = 20_000
 """How many workers' visitors are counted on their way home; the least recently seen is dropped."""
 WORKER_BYTES_MAX = 128
@@ -101,7 +104,7 @@ def is_stream(backend: str) -> bool:
 def _passthrough(services: dict[str, str], runtime_socket: Path) -> Iterator[str]:
     names = " ".join(f"{service}.kythera" for service in services)
     yield "frontend mesh"
-    yield "  mode tcp"
+    yield from STREAM
     yield f"  bind fd@${{{MESH_ENV}}}"
     yield f"  tcp-request inspect-delay {HELLO_S}s"
     yield (
@@ -112,7 +115,7 @@ def _passthrough(services: dict[str, str], runtime_socket: Path) -> Iterator[str
         yield f"  use_backend {inner_backend(service)} if {{ req.ssl_sni -m str {service}.kythera }}"
     for service in services:
         yield f"backend {inner_backend(service)}"
-        yield "  mode tcp"
+        yield from STREAM
         yield f"  server inner {_unix(runtime_socket, service)}"
 
 
@@ -195,12 +198,12 @@ def _control(mesh: MeshFiles, runtime_socket: Path) -> Iterator[str]:
 
 def _stream(service: str, address: str, mesh: MeshFiles, runtime_socket: Path) -> Iterator[str]:
     yield f"frontend mesh_{service}"
-    yield "  mode tcp"
+    yield from STREAM
     yield from _inner_door(service, mesh, runtime_socket)
     yield f"  tcp-request content reject unless {MEMBER}"
     yield f"  default_backend local_{service}"
     yield f"backend local_{service}"
-    yield "  mode tcp"
+    yield from STREAM
     yield f"  server local {address}"
 
 
@@ -236,16 +239,16 @@ def _far_checks(plan: FrontPlan, mesh: MeshFiles, limits: Limits) -> Iterator[st
             yield f"  server {peer.name} {peer.address} {tls} {_check(limits)}"
 
 
-def _way(section: str, limits: Limits) -> Iterator[str]:
+def _way(section: str, limits: Limits, connect_ms: int) -> Iterator[str]:
     yield f"backend {section}"
     for line in RING:
         yield f"  {line}"
     yield f"  hash-balance-factor {limits.home_load_factor}"
     yield from _checked(NEAR_CHECK_MS)
     yield "  option redispatch 1"
-    yield f"  retries {PEER_ERRORS_MAX * 2}"
+    yield f"  retries {TRIES_MAX}"
     yield f"  retry-on conn-failure empty-response {REFUSED_STATUS}"
-    yield f"  timeout connect {limits.peer_connect_ms}ms"
+    yield f"  timeout connect {connect_ms}ms"
 
 
 def _peer(peer: PeerServer, mesh: MeshFiles, limits: Limits) -> str:
@@ -262,7 +265,7 @@ def _myself(plan: FrontPlan, runtime_socket: Path) -> str:
 
 def _home(plan: FrontPlan, mesh: MeshFiles, limits: Limits, runtime_socket: Path) -> Iterator[str]:
     """The site's machines, this one too: each worker's name falls to one of them."""
-    yield from _way(HOME, limits)
+    yield from _way(HOME, limits, limits.peer_connect_ms)
     yield (
         f"  stick-table type string len {WORKER_BYTES_MAX} size {HOME_WORKERS_MAX} "
         f"expire {COUNT_S}s store http_req_rate({round(limits.rare_window_s * 1000)}ms)"
@@ -277,7 +280,10 @@ def _home(plan: FrontPlan, mesh: MeshFiles, limits: Limits, runtime_socket: Path
 
 def _away(plan: FrontPlan, mesh: MeshFiles, limits: Limits, runtime_socket: Path) -> Iterator[str]:
     """The others of the site; when none is able the next nearest; when nobody is, ourselves."""
-    yield from _way(AWAY, limits)
+    # Only where all are far is there time for a far handshake over a lossy link.
+    near = any(peer.same_site for peer in plan.peers)
+    connect_ms = limits.peer_connect_ms if near else limits.peer_answer_ms
+    yield from _way(AWAY, limits, connect_ms)
     for peer in plan.peers:
         yield _peer(peer, mesh, limits) + ("" if peer.same_site else " backup")
     if plan.me:
@@ -286,7 +292,7 @@ def _away(plan: FrontPlan, mesh: MeshFiles, limits: Limits, runtime_socket: Path
 
 def _tunnel(tunnel: Tunnel, mesh: MeshFiles, limits: Limits) -> Iterator[str]:
     yield f"listen {tunnel_section(tunnel)}"
-    yield "  mode tcp"
+    yield from STREAM
     yield f"  bind {tunnel.listen}"
-    yield f"  timeout connect {limits.peer_connect_ms}ms"
+    yield f"  timeout connect {limits.peer_answer_ms}ms"
     yield f"  server peer {tunnel.address} {_tls(tunnel.peer, tunnel.service, mesh)}"
