@@ -3,7 +3,11 @@ PYTHON ?= python3
 STATE ?= .kythera
 ARGS ?=
 SEEDS ?= 500
+WORKERS ?= 2
 BIN := .venv/bin
+PYTEST = $(BIN)/pytest -q -n $(WORKERS)
+QUICK := "not real and not story"
+SLOW := "real or story"
 SETUP := $(PYTHON) scripts/setup.py
 PIP_COMPILE := $(BIN)/pip-compile -q --generate-hashes --allow-unsafe --strip-extras --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
@@ -29,12 +33,13 @@ lint:
 	$(BIN)/lint-imports --no-logo
 
 check: lint ## fast: style, types, layers, and the tests that start no process (ARGS="-k name")
-	$(BIN)/pytest -q -m "not real and not story" $(ARGS)
+	$(PYTEST) -m $(QUICK) $(ARGS)
 
 test: ## everything: checks, then all tests, real processes and both wranglers included
 	@$(SETUP) --test
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/pytest -q $(ARGS)
+	$(if $(ARGS),,$(PYTEST) -m $(QUICK))
+	$(if $(ARGS),$(BIN)/pytest -q $(ARGS),$(PYTEST) --dist loadfile -m $(SLOW))
 
 bench: ## measure the promises of ARCHITECTURE.md; prints a table, writes JSON
 	@$(SETUP) --bench

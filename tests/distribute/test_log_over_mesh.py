@@ -5,7 +5,7 @@ Method: a real nats-server behind a small listener that terminates TLS as HAProx
 
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -33,13 +33,15 @@ LIMITS = Limits(append_ms=8_000)
 KEY = b"a key that all machines of the fleet have"
 
 
+GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError, OSError)
+"""What a connection ends with whose other side is gone."""
+
+
 async def pump(source: ByteStream, to: ByteStream, scope: anyio.CancelScope) -> None:
     """Carry bytes one way until either side ends."""
-    try:
+    with suppress(*GONE):
         async for chunk in source:
             await to.send(chunk)
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError, OSError):
-        pass
     scope.cancel()
 
 
@@ -49,10 +51,12 @@ async def mesh_door(layout: Layout, server: LogAddress) -> AsyncIterator[str]:
     to = int(server.url.rpartition(":")[2])
 
     async def carry(caller: ByteStream) -> None:
-        async with caller, await anyio.connect_tcp("127.0.0.1", to) as inside:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(pump, caller, inside, tasks.cancel_scope)
-                await pump(inside, caller, tasks.cancel_scope)
+        # A caller who hangs up ends its own connection, not the door.
+        with suppress(*GONE):
+            async with caller, await anyio.connect_tcp("127.0.0.1", to) as inside:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(pump, caller, inside, tasks.cancel_scope)
+                    await pump(inside, caller, tasks.cancel_scope)
 
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     port = listener.extra(SocketAttribute.local_port)

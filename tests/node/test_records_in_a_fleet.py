@@ -78,15 +78,15 @@ def test_a_machine_that_was_away_too_long_forgets_what_ended_meanwhile(
     """A worker is deleted and its end forgotten while a follower is down: it comes back by a
     snapshot, and does not serve what is no more."""
     relay, follower = relay_and_follower(fleet)
-    fleet.upload("gone", code("here"))
-    fleet.wait_for("gone", "here", deadline_s=DEADLINE_S)
+    fleet.upload("gone", code("not gone"))
+    fleet.wait_for("gone", "not gone", deadline_s=DEADLINE_S)
     fleet.kill(follower.name)
     first = fleet.machines[0]
     assert first.call("DELETE", "/workers/scripts/gone").status_code == 200
     soon(lambda: "tombstones_removed" in said(first), "the ends are removed")
-    fleet.upload("later", code("here"))
+    fleet.upload("later", code("later"))
     fleet.revive(follower.name)
-    fleet.wait_for("later", "here", among=[follower], deadline_s=DEADLINE_S)
-    soon(lambda: not follower.answers("gone", "here"), "it is gone")
+    fleet.wait_for("later", "later", among=[follower], deadline_s=DEADLINE_S)
+    soon(lambda: not follower.answers("gone", "not gone"), "it is gone")
     assert "records_snapshot_taken" in said(follower)
     assert relay_and_follower(fleet) == (relay, follower)

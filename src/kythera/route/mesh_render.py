@@ -59,7 +59,8 @@ PEER_ERRORS_MAX = 3
 TRIES_MAX = 12
 """How often a request is tried: until then a dead machine stays on the ring, and is chosen again."""
 RING = ("balance hash var(txn.worker)", "hash-type consistent djb2 avalanche")
-STREAM = ("  mode tcp", "  no option http-no-delay", "  no option idle-close-on-response")
+STREAM = ("  mode tcp", "  no option http-no-delay")
+STREAM_DOOR = (*STREAM, "  no option idle-close-on-response")
 """A section of bytes, not requests; HAProxy warns of each default that it has to ignore."""
 HOME_WORKERS_MAX = 20_000
 """How many workers' visitors are counted on their way home; the least recently seen is dropped."""
@@ -104,7 +105,7 @@ def is_stream(backend: str) -> bool:
 def _passthrough(services: dict[str, str], runtime_socket: Path) -> Iterator[str]:
     names = " ".join(f"{service}.kythera" for service in services)
     yield "frontend mesh"
-    yield from STREAM
+    yield from STREAM_DOOR
     yield f"  bind fd@${{{MESH_ENV}}}"
     yield f"  tcp-request inspect-delay {HELLO_S}s"
     yield (
@@ -198,7 +199,7 @@ def _control(mesh: MeshFiles, runtime_socket: Path) -> Iterator[str]:
 
 def _stream(service: str, address: str, mesh: MeshFiles, runtime_socket: Path) -> Iterator[str]:
     yield f"frontend mesh_{service}"
-    yield from STREAM
+    yield from STREAM_DOOR
     yield from _inner_door(service, mesh, runtime_socket)
     yield f"  tcp-request content reject unless {MEMBER}"
     yield f"  default_backend local_{service}"
@@ -292,7 +293,7 @@ def _away(plan: FrontPlan, mesh: MeshFiles, limits: Limits, runtime_socket: Path
 
 def _tunnel(tunnel: Tunnel, mesh: MeshFiles, limits: Limits) -> Iterator[str]:
     yield f"listen {tunnel_section(tunnel)}"
-    yield from STREAM
+    yield from STREAM_DOOR
     yield f"  bind {tunnel.listen}"
     yield f"  timeout connect {limits.peer_answer_ms}ms"
     yield f"  server peer {tunnel.address} {_tls(tunnel.peer, tunnel.service, mesh)}"

@@ -3,16 +3,17 @@
 import json
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import anyio
 import pytest
 
 from kythera.ground.journal import Journal
 from kythera.model.errors import KytheraError, SetupError
-from kythera.sim.one_host.control import Control, send_order
+from kythera.sim.one_host.control import Control, send_order, socket_path
 from kythera.sim.one_host.fleet import HostedFleet, hosted
 from kythera.sim.one_host.living import first_living, read_fleet
 from kythera.sim.one_host.orders import Order
@@ -148,16 +149,23 @@ async def test_a_hung_machine_stands_still_with_its_children_until_it_is_revived
         assert "m3" in (tmp_path / "ended").read_text(), "a hung machine is woken to be stopped"
 
 
-async def test_orders_come_over_a_socket_and_refused_ones_are_answered(tmp_path: Path) -> None:
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """Return a folder whose name is short enough for a socket in it."""
+    with TemporaryDirectory(prefix="kythera-") as made:
+        (Path(made) / "run").mkdir()
+        yield Path(made)
+
+
+async def test_orders_come_over_a_socket_and_refused_ones_are_answered(short: Path) -> None:
     """Goal: faults from another terminal. Method: cut, look, a wrong name, heal."""
-    (tmp_path / "run").mkdir()
-    async with fleet_in(tmp_path) as fleet, anyio.create_task_group() as tasks:
-        await tasks.start(Control(fleet).serve, tmp_path / "run" / "fleet.sock")
+    async with fleet_in(short) as fleet, anyio.create_task_group() as tasks:
+        await tasks.start(Control(fleet).serve, socket_path(short))
         await fleet.start(lambda _text: None)
 
         async def order(**words: object) -> dict[str, object]:
             wanted = Order(**words)  # type: ignore[arg-type]
-            return await anyio.to_thread.run_sync(send_order, tmp_path, wanted)
+            return await anyio.to_thread.run_sync(send_order, short, wanted)
 
         shown = await order(do="cut", a="m1", b="m2", one_way=True)
         assert shown["links"] == [{"from": "m1", "to": "m2", "is": "silent"}]
