@@ -9,6 +9,7 @@ import platform
 import time
 import traceback
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -35,6 +36,13 @@ FLEET_BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
 BENCH_S_MAX = 600.0
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs" / "bench.md"
+
+
+class Report(msgspec.Struct):
+    """A file of results."""
+
+    machine: Machine
+    figures: list[Figure]
 
 
 def this_machine() -> Machine:
@@ -83,6 +91,16 @@ def write(path: Path, figures: list[Figure]) -> None:
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
 
 
+def last_measured() -> list[Figure]:
+    """Return the newest figures of all benches that ever ran here."""
+    figures: list[Figure] = []
+    for name in [*BENCHES, *FLEET_BENCHES]:
+        with suppress(FileNotFoundError):
+            raw = (HERE / "results" / f"{name}.json").read_bytes()
+            figures += msgspec.json.decode(raw, type=Report).figures
+    return figures
+
+
 def main() -> None:
     """Read the arguments, run, print."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
@@ -91,7 +109,11 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--fleet", action="store_true", help="the benches of a whole fleet")
-    parser.add_argument("--write-docs", action="store_true", help="write docs/bench.md")
+    parser.add_argument(
+        "--write-docs",
+        action="store_true",
+        help="write docs/bench.md, with what other benches measured last",
+    )
     options = parser.parse_args()
     if unknown := set(options.names) - {*BENCHES, *FLEET_BENCHES}:
         parser.error(f"no bench is called {', '.join(sorted(unknown))}")
@@ -103,7 +125,7 @@ def main() -> None:
         write(options.json, figures)
     if options.write_docs:
         DOCS.parent.mkdir(exist_ok=True)
-        DOCS.write_text(markdown(figures, this_machine()))
+        DOCS.write_text(markdown(last_measured(), this_machine()))
 
 
 if __name__ == "__main__":

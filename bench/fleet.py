@@ -189,15 +189,15 @@ async def death() -> list[Figure]:
         rare = await _rare(running)
         async with _loaded(running, busy, rare):
             for order, what, name in (
-                ("kill", "core", core),
-                ("kill", "other", other),
-                ("hang", "other", other),
+                ("kill", "a core machine", core),
+                ("kill", "another machine", other),
+                ("hang", "another machine", other),
             ):
                 before, at = (len(busy.sent), len(rare.sent)), time.monotonic()
                 await running.order(order, name)
                 await anyio.sleep(DEATH_S)
                 sent = [*busy.sent[before[0] :], *rare.sent[before[1] :]]
-                figures += _death_figures(f"{order} of a {what} machine", name, at, sent)
+                figures += _death_figures(f"{order} of {what}", name, at, sent)
                 await running.order("revive", name)
                 await running.until_healthy(name)
     return figures
@@ -217,8 +217,8 @@ async def _rare(running: RunningFleet) -> FleetLoad:
 
 def _death_figures(what: str, name: str, killed: float, sent: list[Sent]) -> list[Figure]:
     failures = [one for one in sent if one.failed]
-    inside = [one for one in failures if one.began <= killed]
     outside = [one for one in failures if one.began > killed and one.machine != name]
+    inside = len(failures) - len(outside)
     last = max((one.ended for one in outside), default=killed)
     kinds = Counter(one.trouble for one in outside)
     told = "; ".join(f"{count} of {trouble}" for trouble, count in kinds.most_common(3))
@@ -229,7 +229,7 @@ def _death_figures(what: str, name: str, killed: float, sent: list[Sent]) -> lis
             value=(last - killed) * 1000,
             unit="ms",
             target=SERVED_MS_MAX,
-            note=f"{len(inside)} failed inside it, of {len(sent):,} requests",
+            note=f"{inside} failed inside it, of {len(sent):,} requests",
         ),
         Figure(
             bench="death",

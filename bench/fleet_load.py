@@ -2,7 +2,8 @@
 
 Who is asked is chosen among the machines whose /.kythera/health is 200, looked at every
 `LOOK_MS`. A connection that is refused was no request: another machine is asked. Whatever else
-goes wrong is one failure, with its machine and its moment; no request is ever repeated.
+goes wrong, an answer that takes longer than `ANSWER_S_MAX` too, is one failure, with its machine and
+its moment; no request is ever repeated.
 """
 
 import random
@@ -16,6 +17,7 @@ from bench.fleet_running import Member, RunningFleet
 
 LOOK_MS = 100.0
 LOOK_S_MAX = 0.5
+ANSWER_S_MAX = 2.0
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,15 @@ class FleetLoad:
         self._under_way[number] = (name, began)
         status, trouble, closes = 0, "", True
         try:
-            answer = await connection.ask(dice.choice(self.hosts), "GET", "/")
+            with anyio.fail_after(ANSWER_S_MAX):
+                answer = await connection.ask(dice.choice(self.hosts), "GET", "/")
             status, closes = answer.status, answer.closes
             if status != 200 or self.expect not in answer.body:
                 trouble = f"{name}: {status} {answer.body[:120]!r}"
         except Broken as error:
             trouble = f"{name}: {error}"
+        except TimeoutError:
+            trouble = f"{name}: no answer within {ANSWER_S_MAX} s"
         del self._under_way[number]
         self.sent.append(Sent(began, time.monotonic(), status, trouble, name))
         if closes:
