@@ -54,6 +54,7 @@ def told(signum, frame):
     sys.exit(0)
 signal.signal(signal.SIGTERM, told)
 signal.signal(signal.SIGUSR1, told)
+Path(sys.argv[1] + "." + sys.argv[2]).touch()
 print("up", flush=True)
 while True: signal.pause()
 """
@@ -269,6 +270,8 @@ def test_the_order_of_the_end_is_front_cells_api_agent_log(state: Path, tmp_path
     with running(state, agent_argv=(*teller, "agent"), api_argv=(*teller, "api")) as keeper:
         orders = {"log": 9, "cell-1": 1, "cell-2": 1, "front": 0}
         anyio.run(start_tellers, keeper, told, orders)
+        for name in ("api", "agent"):
+            wait_until((tmp_path / f"told.{name}").exists, f"the {name} can be told")
         assert keeper.stop() == 0
     lines = told.read_text().splitlines()
     assert lines[0] == f"front {signal.SIGUSR1.value}"

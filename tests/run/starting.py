@@ -122,12 +122,14 @@ class Workshop:
     async def cell(self, version: Version, **settings: Any) -> AsyncIterator["RunningCell"]:
         """Run a version's cell for the length of the block; it listens when the block begins."""
         path = self.folder / "cell.sock"
-        path.unlink(missing_ok=True)
-        with Pipe() as control, socket.socket(socket.AF_UNIX) as listening:
-            listening.bind(str(path))
-            listening.listen()
-            argv = workerd_argv(find_workerd(), str(listening.fileno()), str(control.write_end))
-            descriptors = (listening.fileno(), control.write_end)
+        with (
+            Pipe() as control,
+            listening_on(path) as listening,
+            listening_on(self.folder / "pulse.sock") as pulse,
+        ):
+            numbers = {"http": str(listening.fileno()), "pulse": str(pulse.fileno())}
+            argv = workerd_argv(find_workerd(), numbers, str(control.write_end))
+            descriptors = (listening.fileno(), pulse.fileno(), control.write_end)
             config = self.config(version, **settings)
             async with child(argv, pass_fds=descriptors, stdin=config) as process:
                 control.close_write_end()
@@ -141,6 +143,15 @@ class Workshop:
                         yield cell
                     finally:
                         tasks.cancel_scope.cancel()
+
+
+def listening_on(path: Path) -> socket.socket:
+    """Return a socket that listens there, whatever was there before."""
+    path.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    listening.listen()
+    return listening
 
 
 class RunningCell:

@@ -194,7 +194,8 @@ def test_a_module_that_is_not_offered_is_refused_by_name() -> None:
 
 def test_the_socket_takes_what_the_front_door_says() -> None:
     """Goal: the front relies on these."""
-    (socket,) = configured(MAIN)["sockets"]
+    socket, pulse = configured(MAIN)["sockets"]
+    assert (pulse["name"], pulse["service"]["name"]) == ("pulse", "internet")
     assert (socket["name"], socket["service"]["name"]) == ("http", "worker")
     http = socket["http"]
     assert (http["forwardedProtoHeader"], http["cfBlobHeader"]) == ("X-Kythera-Scheme", "CF-Blob")

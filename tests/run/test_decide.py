@@ -166,6 +166,22 @@ def test_a_crashed_cell_is_started_again_at_once_by_the_next_visitor() -> None:
     assert bench.visit(name("v1")) == [Start(name("v1"), process(name("v1"), 2))]
 
 
+def test_a_process_that_exceeds_a_limit_is_killed_once_and_is_no_crash() -> None:
+    """However soon and often, the next visitor gets another process at once."""
+    bench = serving()
+    for number in range(1, 6):
+        assert bench.cells.exceeded(process(name("v1"), number), "cpu", bench.now) == [
+            Kill(process(name("v1"), number))
+        ]
+        assert bench.cells.exceeded(process(name("v1"), number), "cpu", bench.now) == []
+        assert bench.exited(name("v1"), number) == [Watch(name("v1"))]
+        assert bench.visit(name("v1")) == [Start(name("v1"), process(name("v1"), number + 1))]
+        bench.ready(name("v1"), number + 1)
+    cell = bench.cells.find(name("v1"))
+    assert cell is not None
+    assert (cell.exceeded_cpu, cell.crashes_all) == (5, 0)
+
+
 def test_starts_that_fail_back_off_and_then_refuse() -> None:
     """Visitors wait through short back-offs; after three failures they are told to come back."""
     bench = Bench()

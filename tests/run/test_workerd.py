@@ -45,7 +45,7 @@ def test_authorities_are_looked_for_where_workerd_looks(tmp_path: Path) -> None:
 
 def test_the_command_line_takes_descriptors_or_placeholders() -> None:
     """Goal: the keeper fills in the numbers."""
-    argv = workerd_argv(Path("/bin/workerd"), "{socket:c1}", "{control}")
+    argv = workerd_argv(Path("/bin/workerd"), {"http": "{socket:c1}"}, "{control}")
     assert argv[:2] == ["/bin/workerd", "serve"]
     assert argv[argv.index("--socket-fd") + 1] == "http={socket:c1}"
     assert argv[argv.index("--control-fd") + 1] == "{control}"

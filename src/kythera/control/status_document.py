@@ -73,6 +73,7 @@ class CellFacts(Struct, frozen=True, kw_only=True):
     server: str = ""
     current: int = 0
     crashes: int = 0
+    exceeded_cpu: int = 0
     starts_failed: int = 0
 
 

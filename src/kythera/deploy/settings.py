@@ -14,6 +14,7 @@ from kythera.deploy.refusals import invalid
 
 FLAG = re.compile(r"[a-z0-9_]{1,128}")
 FLAGS_MAX = 100
+CPU_MS_MIN = 10
 ANNOTATIONS = ("workers/message", "workers/tag", "workers/alias")
 ANNOTATION_CHARACTERS_MAX = 1000
 TAGS_MAX = 100
@@ -67,9 +68,21 @@ def runtime(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "compatibility_date": _date(metadata.get("compatibility_date") or DEFAULT_DATE),
         "compatibility_flags": tuple(dict.fromkeys(flags)),
         "usage_model": as_text(metadata.get("usage_model") or "standard", "metadata.usage_model"),
-        "limits": as_object(metadata.get("limits") or {}, "metadata.limits"),
+        "limits": _limits(metadata.get("limits") or {}),
         "placement": as_object(metadata.get("placement") or {}, "metadata.placement"),
     }
+
+
+def _limits(value: Any) -> dict[str, Any]:
+    """Check what a worker asks to be limited to; what this platform does not know is kept."""
+    limits = as_object(value, "metadata.limits")
+    asked = limits.get("cpu_ms", CPU_MS_MIN)
+    if isinstance(asked, bool) or not isinstance(asked, int) or asked < CPU_MS_MIN:
+        raise invalid(
+            f"limits.cpu_ms {shown(asked)} is not a whole number of milliseconds from {CPU_MS_MIN}.",
+            remedy='Write it as {"limits": {"cpu_ms": 50}}.',
+        )
+    return limits
 
 
 def _date(value: Any) -> str:

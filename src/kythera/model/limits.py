@@ -32,6 +32,11 @@ class Limits(Struct, frozen=True, kw_only=True):
     processes_per_cell_max: int = 0
     """0 means: as many as the machine has cores."""
     heap_mib_max: int = 128
+    cpu_ms: int = 30_000
+    """CPU time that one turn of a worker's event loop may burn, unless its `limits.cpu_ms` says
+    something else; then its process is killed."""
+    cpu_ms_max: int = 300_000
+    """The most that a worker may ask for."""
 
     # Stop
     stop_ms: int = 10_000

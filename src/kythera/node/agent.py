@@ -45,6 +45,7 @@ from kythera.node.mind import Mind
 from kythera.node.records_loop import RecordsLoop
 from kythera.node.status import MachineFacts, StatusServer
 from kythera.node.traffic_loop import TrafficLoop
+from kythera.node.turn_watch import TurnWatch
 from kythera.run.decide import Cells
 from kythera.run.workerd import ca_available, find_workerd, workerd_version
 
@@ -204,6 +205,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         agent.mind.watch_sockets,
         agent.mind.keep_time,
         agent.consoles.run,
+        TurnWatch(agent.mind, agent.front.loads).run,
         agent.follow,
         agent.move_log,
         agent.blobs.fetch_ahead,

@@ -17,7 +17,7 @@ from kythera.model.platform import Platform
 from kythera.model.records import Version
 from kythera.run.assets import materialise
 from kythera.run.cell import CellName
-from kythera.run.config import CellSettings, cell_config
+from kythera.run.config import PULSE, CellSettings, cell_config
 from kythera.run.workerd import workerd_argv
 
 
@@ -43,9 +43,11 @@ class CellMaker:
     _trees: dict[str, Path] = field(default_factory=dict)
     """Of manifests whose trees were laid out since this agent started."""
 
-    def argv(self, cell: CellName) -> list[str]:
-        """Return workerd's command line, with the keeper's placeholders for descriptors."""
-        return workerd_argv(self.workerd, f"{{socket:{cell.socket}}}", "{control}")
+    def argv(self, cell: CellName, pulse: str) -> list[str]:
+        """Return workerd's command line, with the keeper's placeholders for descriptors; `pulse`
+        is the keeper's name of the process's own socket."""
+        sockets = {"http": f"{{socket:{cell.socket}}}", PULSE: f"{{socket:{pulse}}}"}
+        return workerd_argv(self.workerd, sockets, "{control}")
 
     def environment(self) -> dict[str, str]:
         """Return the child's whole environment: nothing of ours leaks into a cell."""

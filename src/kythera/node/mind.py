@@ -6,6 +6,7 @@ back as another fact. Traffic moves in a task of its own, so that a reload of HA
 delays a cold start.
 """
 
+import hashlib
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
@@ -27,11 +28,14 @@ from kythera.node.cell_maker import CellMaker
 from kythera.node.keeper_client import Exited, KeeperClient, Ready
 from kythera.route.pages import CANNOT_START
 from kythera.run.cell import (
+    Cell,
     CellName,
     CloseSocket,
     Kill,
+    Limited,
     OpenSocket,
     Order,
+    Process,
     Refuse,
     Start,
     Terminate,
@@ -42,9 +46,11 @@ from kythera.run.cell import (
 from kythera.run.decide import Cells
 from kythera.run.refusal import answer_waiting
 from kythera.run.targets import targets
+from kythera.run.turns import PULSE_NAME, cpu_ms_max
 
 SIGTERM, SIGKILL = 15, 9
 OPEN_S_MAX, OPEN_POLL_S = 10.0, 0.005
+PULSES_WAITING_MAX = 4
 CELL_STOP_ORDER = 1
 OUTSIDE_ERRORS = (KytheraError, OSError, ValueError)
 """What may go wrong with the world while an order is carried out; anything else is a bug."""
@@ -79,6 +85,8 @@ class Mind:
         """Replaces a blob that was found damaged."""
         self.started: Callable[[str], None] = lambda _: None
         """Told the name of each process that was started (its output wants reading)."""
+        self.running: dict[str, tuple[Cell, Process]] = {}
+        """The cells' processes by name, as the keeper holds them."""
         self._opening = 0
         self._revision = 0
         self._journal = structlog.get_logger("cells")
@@ -90,6 +98,12 @@ class Mind:
         would be forgotten and their traffic with them."""
         held = [(p.name, p.pid, p.ready) for p in self.keeper.processes.values()]
         self.cells.adopt(self.keeper.sockets, held, self.clock.monotonic())
+        for name in self.keeper.processes:
+            self._note_running(name)
+        for name in self.keeper.sockets:
+            process = name.removeprefix(PULSE_NAME)
+            if process != name and process not in self.keeper.processes:
+                self.tasks.start_soon(self._close_pulse, process)
 
     async def sockets_open(self) -> None:
         """Wait, but not for ever, until every socket that was ordered is open.
@@ -113,6 +127,8 @@ class Mind:
             return
         if event.name.startswith("cell/"):
             self._journal.info("cell_process_exited", cell=event.name, status=event.status)
+            self.tasks.start_soon(self._close_pulse, event.name)
+            self.running.pop(event.name, None)
         self._obey(self.cells.process_exited(event.name, now))
 
     async def watch_sockets(self) -> None:
@@ -138,6 +154,29 @@ class Mind:
             if process.pid
         }
         self._obey(self.cells.measured(loads, cpu, self.clock.monotonic()))
+
+    def pulse_of(self, process: str) -> str | None:
+        """Return where a process answers pulses; None when it has no such socket."""
+        here = PULSE_NAME + process in self.keeper.sockets
+        return self._pulse_path(process) if here else None
+
+    def cpu_ms_max(self, cell: Cell) -> int:
+        """Return what one turn of a cell's code may burn."""
+        name = cell.name
+        version = self.catalog.version(name.account, name.worker, name.version_id)
+        return cpu_ms_max(version, self.cells.limits)
+
+    def exceeded(self, cell: Cell, process: Process, what: Limited) -> None:
+        """A process uses too much of something: end it."""
+        self._journal.warning(
+            "cell_exceeded",
+            what=what,
+            cell=process.name,
+            worker=cell.name.worker,
+            version=cell.name.version_id,
+            cpu_ms_max=self.cpu_ms_max(cell),
+        )
+        self._obey(self.cells.exceeded(process.name, what, self.clock.monotonic()))
 
     def traffic(self) -> tuple[dict[WorkerKey, Traffic], dict[WorkerKey, str]]:
         """Return where requests shall go now, and which workers to refuse at the door."""
@@ -210,9 +249,11 @@ class Mind:
             if not self.cells.is_awaited(process):
                 self._obey(self.cells.process_exited(process, self.clock.monotonic()))
                 return
+            pulse = PULSE_NAME + process
+            await self.keeper.listen(pulse, self._pulse_path(process), backlog=PULSES_WAITING_MAX)
             held = await self.keeper.spawn(
                 process,
-                self.maker.argv(cell),
+                self.maker.argv(cell, pulse),
                 env=self.maker.environment(),
                 stdin=self.maker.config(cell, version),
                 control=True,
@@ -223,10 +264,24 @@ class Mind:
             self._journal.error("cell_start_failed", cell=process, error=str(error))
             if isinstance(error, Damaged):
                 self.tasks.start_soon(self.heal, error.digest)
+            self.tasks.start_soon(self._close_pulse, process)
             self._obey(self.cells.process_exited(process, self.clock.monotonic()))
             return
         self.cells.process_started(process, held.pid)
+        self._note_running(process)
         self.started(process)
+
+    def _note_running(self, name: str) -> None:
+        cell, process = self.cells.process(name)
+        if cell is not None and process is not None and name in self.keeper.processes:
+            self.running[name] = (cell, process)
+
+    def _pulse_path(self, process: str) -> str:
+        digest = hashlib.sha256(process.encode()).hexdigest()[:12]
+        return f"{self.cells.folder}/p{digest}.sock"
+
+    async def _close_pulse(self, process: str) -> None:
+        await self.keeper.close(PULSE_NAME + process)
 
     async def _refuse(self, cell: CellName) -> None:
         with suppress(KeyError, OSError):

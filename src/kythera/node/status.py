@@ -77,6 +77,7 @@ def cell_status(machine: str, cell: Cell, starts_failed_max: int) -> dict[str, A
         "server": cell.name.server,
         "current": cell.current,
         "crashes": cell.crashes_all,
+        "exceeded_cpu": cell.exceeded_cpu,
         "starts_failed": cell.starts_failed,
     }
 

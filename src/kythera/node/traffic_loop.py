@@ -24,7 +24,7 @@ from kythera.node.engines import EngineOrder
 from kythera.node.fleet import Fleet
 from kythera.node.keeper_client import Exited
 from kythera.node.log_servers import LogServers
-from kythera.node.mind import Mind
+from kythera.node.mind import Mind, Reading
 from kythera.node.status import MachineFacts
 from kythera.route.elsewhere import Elsewhere, Situation
 from kythera.route.forwarding import UP
@@ -166,15 +166,18 @@ class TrafficLoop:
         while True:
             await anyio.sleep(MEASURE_S)
             try:
-                loads = await self._front.loads()
+                loads = await self.loads()
             except (KytheraError, OSError):
                 continue  # HAProxy is starting or down; its loop says so.
-            self._mind.measured(
-                {name: (load.current, load.requests) for name, load in loads.items()}
-            )
+            self._mind.measured(loads)
             if self._mind.is_watched():
                 self._mind.records_changed()  # Tails expire by time alone.
             await self._decide_where()
+
+    async def loads(self) -> Reading:
+        """Return what HAProxy counts of each cell now. Raises KytheraError, OSError."""
+        loads = await self._front.loads()
+        return {name: (load.current, load.requests) for name, load in loads.items()}
 
     async def _decide_where(self) -> None:
         """Look which workers others had better serve; have the front door do so."""

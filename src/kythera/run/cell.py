@@ -17,6 +17,8 @@ WorkerKey = tuple[str, str]
 PROCESS_MARK = "+"
 """Between a socket's name and the number of a process on it."""
 ProcessState = Literal["starting", "ready", "stopping"]
+Limited = Literal["cpu"]
+"""What a process was ended for using too much of."""
 CellState = Literal["idle", "starting", "ready", "draining", "failed"]
 
 
@@ -31,6 +33,8 @@ class Process:
     ready_at: float = 0.0
     stop_at: float = 0.0
     killed: bool = False
+    exceeded: Limited | None = None
+    """It was killed for this: no crash, and nothing that backs off."""
     cpu_seconds: float = 0.0
     measured_at: float | None = None
     cpu_share: float = 0.0
@@ -99,6 +103,8 @@ class Cell:
     cpu_past: float = 0.0
     crashes: int = 0
     crashes_all: int = 0
+    exceeded_cpu: int = 0
+    """Processes that were killed because a turn burnt more than it may."""
     starts_failed: int = 0
     retry_at: float = 0.0
     retired_at: float | None = None

@@ -2,7 +2,7 @@
 
 Promises that modules keep the names and bytes they were uploaded with, that a secret is open only
 in the message itself, and that nothing is dropped: a binding or module that is not offered is a
-Refusal that names it. The one socket is called `http`.
+Refusal that names it. The socket for requests is called `http`; a cell, not a trial, has another.
 """
 
 import json
@@ -42,6 +42,8 @@ BINDING_TYPES = (
     "data_blob",
 )
 """What a version may be given today."""
+PULSE = "pulse"
+"""A second socket: whatever is asked there, workerd itself answers, between two turns."""
 _WORKER, _INTERNET, _ASSETS, _DOOR = "worker", "internet", "assets", "door"
 _CONSOLE, _TAIL, _TAIL_SINK = "console", "tail", "tail-sink"
 _RESERVED = (_INTERNET, _ASSETS, _DOOR, _CONSOLE, _TAIL, _TAIL_SINK)
@@ -124,7 +126,10 @@ def _config(builder: _Builder) -> Fields:
     flags = [f"--max-heap-size={settings.heap_mib_max}"] if settings.heap_mib_max else []
     # A small heap makes V8 collect its youngest objects more often than it needs to.
     flags += [f"--max-semi-space-size={YOUNG_MIB_MAX}"] if flags else []
-    return {"services": services, "sockets": [_socket(builder)], "v8Flags": flags}
+    sockets = [_socket(builder)]
+    if not builder.trial:
+        sockets.append({"name": PULSE, "http": {}, "service": {"name": _INTERNET}})
+    return {"services": services, "sockets": sockets, "v8Flags": flags}
 
 
 def _socket(builder: _Builder) -> Fields:

@@ -27,6 +27,7 @@ from kythera.run.cell import (
     CellName,
     CloseSocket,
     Kill,
+    Limited,
     OpenSocket,
     Order,
     Process,
@@ -91,6 +92,8 @@ class WorkerCells:
         cell.cpu_past += process.cpu_seconds
         if process.state == "starting":
             self._start_failed(cell, now)
+        elif process.exceeded is not None:
+            cell.exceeded_cpu += 1
         elif process.state == "ready":
             cell.crashes_all += 1
             lived = now - process.ready_at
@@ -393,18 +396,18 @@ class Cells:
 
     def is_awaited(self, process_name: str) -> bool:
         """Tell whether a process that was ordered is still to be started."""
-        _, process = self._process(process_name)
+        _, process = self.process(process_name)
         return process is not None and process.state == "starting" and not process.killed
 
     def process_started(self, process_name: str, pid: int) -> None:
         """The keeper has forked."""
-        cell, process = self._process(process_name)
+        cell, process = self.process(process_name)
         if cell is not None and process is not None:
             process.pid = pid
 
     def process_ready(self, process_name: str, now: float) -> list[Order]:
         """The process said on its control descriptor that it listens."""
-        cell, process = self._process(process_name)
+        cell, process = self.process(process_name)
         if cell is None or process is None:
             return []
         worker = self._worker(cell.name.worker_key)
@@ -413,14 +416,23 @@ class Cells:
 
     def process_exited(self, process_name: str, now: float) -> list[Order]:
         """The process has ended, or could not be started at all."""
-        cell, process = self._process(process_name)
+        cell, process = self.process(process_name)
         if cell is None or process is None:
             return []
         worker = self._worker(cell.name.worker_key)
         worker.process_exited(cell, process, now)
         return self._settle(worker, now)
 
-    def _process(self, process_name: str) -> tuple[Cell | None, Process | None]:
+    def exceeded(self, process_name: str, what: Limited, now: float) -> list[Order]:
+        """A process uses too much: it is killed, and who waits gets another."""
+        cell, process = self.process(process_name)
+        if cell is None or process is None or process.killed:
+            return []
+        process.exceeded, process.killed = what, True
+        return [Kill(process_name), *self._settle(self._worker(cell.name.worker_key), now)]
+
+    def process(self, process_name: str) -> tuple[Cell | None, Process | None]:
+        """Return a process and its cell by name, as far as they are known."""
         name = CellName.parse(process_name)
         cell = self.find(name) if name is not None else None
         return cell, cell.processes.get(process_name) if cell else None

@@ -151,7 +151,7 @@ async def _run(version: Version, config: bytes, folder: Path, settings: TrialSet
         path = Path(f"/proc/self/fd/{place}/trial.sock")
         listening.bind(str(path))
         listening.listen()
-        argv = workerd_argv(settings.workerd, str(listening.fileno()), str(child_control))
+        argv = workerd_argv(settings.workerd, {"http": str(listening.fileno())}, str(child_control))
         descriptors = (listening.fileno(), child_control)
         async with child(argv, env=_ENVIRONMENT, pass_fds=descriptors, stdin=config) as process:
             os.close(child_control)

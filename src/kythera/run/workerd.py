@@ -96,17 +96,16 @@ def hold_binary(binary: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ)
 
 
-def workerd_argv(binary: Path, listening: str, control: str) -> list[str]:
-    """Return the command line: binary configuration on stdin, the socket `http` on a descriptor.
+def workerd_argv(binary: Path, sockets: Mapping[str, str], control: str) -> list[str]:
+    """Return the command line: binary configuration on stdin, its sockets on descriptors.
 
-    `listening` and `control` are descriptor numbers, or the keeper's placeholders for them."""
+    Descriptors, by a socket's name and for `control`, are numbers, or the keeper's placeholders."""
     return [
         str(binary),
         "serve",
         "--experimental",  # the asset service needs it; it costs nothing
         "--binary",
-        "--socket-fd",
-        f"http={listening}",
+        *(word for name, number in sockets.items() for word in ("--socket-fd", f"{name}={number}")),
         "--control-fd",
         control,
         "-",

@@ -1,0 +1,99 @@
+"""Ends cells whose event loop is stuck in one turn: `run.turns` decides, this looks and kills.
+
+Every LOOK_S the CPU clock of each ready process is read, which costs a third of a microsecond. A
+pulse is bytes that are no HTTP on a socket of the process's own: workerd answers 400 by itself, no
+JavaScript runs, nothing is logged. What HAProxy counts is asked only of a process in doubt.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from kythera.ground.meters import cpu_seconds
+from kythera.model.errors import KytheraError
+from kythera.node.mind import Mind, Reading
+from kythera.run.cell import Cell, Process
+from kythera.run.turns import Turns
+
+LOOK_S = 0.025
+PULSE_S_MAX = 120.0
+PULSE = b"?\r\n\r\n"
+_events = structlog.get_logger("cells")
+
+
+class TurnWatch:
+    """Looks at all processes of all cells."""
+
+    def __init__(self, mind: Mind, loads: Callable[[], Awaitable[Reading]]) -> None:
+        self._mind = mind
+        self._loads = loads
+        self._turns = Turns()
+
+    async def run(self) -> None:
+        """Look for ever."""
+        async with anyio.create_task_group() as tasks:
+            while True:
+                await anyio.sleep(LOOK_S)
+                await self.look(tasks)
+
+    async def look(self, tasks: TaskGroup) -> None:
+        """Look once at each process that has a pulse."""
+        watched = list(self._watched())
+        self._turns.keep([process.name for _, process in watched])
+        doubted: list[tuple[Cell, Process]] = []
+        for cell, process in watched:
+            match self._turns.look(process.name, _cpu_ms(process), self._mind.cpu_ms_max(cell)):
+                case "pulse":
+                    tasks.start_soon(self._pulse, process)
+                case "doubt":
+                    doubted.append((cell, process))
+                case "over":
+                    self._mind.exceeded(cell, process, "cpu")
+        if doubted:
+            await self._ask(doubted)
+
+    def _watched(self) -> Iterator[tuple[Cell, Process]]:
+        for cell, process in self._mind.running.values():
+            serving = process.state != "starting" and not process.killed
+            if serving and self._mind.pulse_of(process.name) is not None:
+                yield cell, process
+
+    async def _pulse(self, process: Process) -> None:
+        path = self._mind.pulse_of(process.name)
+        if path is None:
+            return
+        answer = b""
+        try:
+            with anyio.move_on_after(PULSE_S_MAX):
+                async with await anyio.connect_unix(path) as stream:
+                    await stream.send(PULSE)
+                    answer = await stream.receive(64)
+        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError):
+            pass
+        if answer:
+            self._turns.answered(process.name, _cpu_ms(process))
+        else:
+            self._turns.lost(process.name)
+
+    async def _ask(self, doubted: list[tuple[Cell, Process]]) -> None:
+        try:
+            loads = await self._loads()
+        except (KytheraError, OSError):
+            return  # HAProxy is away, and so is everybody who might be answered.
+        for cell, process in doubted:
+            current, requests = loads.get(cell.name.server, (0, 0))
+            stuck = self._turns.is_stuck(
+                process.name,
+                _cpu_ms(process),
+                self._mind.cpu_ms_max(cell),
+                answers=requests - current,
+                current=current,
+            )
+            if stuck and not process.killed:
+                self._mind.exceeded(cell, process, "cpu")
+
+
+def _cpu_ms(process: Process) -> float:
+    return cpu_seconds(process.pid) * 1000
