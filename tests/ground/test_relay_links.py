@@ -1,5 +1,8 @@
 """Links with faults: what passes, in which order, how late, and what a cut leaves."""
 
+import asyncio
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -148,6 +151,31 @@ async def test_one_direction_can_be_lost_while_the_other_passes() -> None:
         relay.become("a", "b", Condition(state=SILENT))
         async with await call(relay, "b", "a") as stream:
             assert await says_nothing(stream)
+
+
+async def test_an_end_that_was_reset_unseen_resets_the_other() -> None:
+    """Goal: no error, nothing left standing. Method: b resets while nothing of it is heard, then
+    a ends."""
+    was_reset = anyio.Event()
+
+    async def reset(stream: anyio.abc.SocketStream) -> None:
+        await stream.receive()
+        sock = stream.extra(anyio.abc.SocketAttribute.raw_socket)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.aclose()
+        was_reset.set()
+
+    said: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+    async with linked(reset) as relay, await call(relay) as stream:
+        relay.become("b", "a", Condition(state=SILENT))
+        relay.become("a", "b", Condition(delay_ms=20))
+        await stream.send(b"x")
+        await was_reset.wait()
+        await stream.send_eof()
+        with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
+            await stream.receive()
+    assert not said
 
 
 async def test_a_cut_resets_what_stands_and_what_comes() -> None:

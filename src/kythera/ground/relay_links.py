@@ -152,8 +152,12 @@ class _Flow:
 
     def _end(self, sink: asyncio.Transport) -> None:
         self.ended = True
-        if not sink.is_closing():
-            sink.write_eof()
+        try:
+            if not sink.is_closing():
+                sink.write_eof()
+        except OSError:  # It was reset, which we have not read yet.
+            self._carried.reset()
+            return
         self._carried.flow_ended()
 
     def _read_or_pause(self) -> None:
