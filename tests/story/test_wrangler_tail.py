@@ -163,3 +163,14 @@ def test_tail_finds_the_worker_behind_a_route(wrangler: Wrangler, project: Path)
     url = f"http://{host}/v1/seen"
     with watching(wrangler, project, f"{host}/v1/*", "--format", "json") as tail:
         tail.until(lambda text: url in text, lambda: platform.fetch(url))
+
+
+def test_tail_tells_of_a_loop_that_was_ended(wrangler: Wrangler, project: Path) -> None:
+    """Goal: a process that was killed cannot speak for itself; the machine does."""
+    name, platform = wrangler.name("talks"), wrangler.platform
+    platform.upload(name, "export default { fetch() { for (;;) {} } };", limits={"cpu_ms": 50})
+    with watching(wrangler, project, name, "--format", "pretty") as tail:
+        tail.until(
+            lambda text: "Exceeded CPU Limit" in text and "exceeded its CPU time limit" in text,
+            lambda: platform.fetch(f"http://{name}.{platform.domain}/", method="POST"),
+        )

@@ -6,7 +6,6 @@ back as another fact. Traffic moves in a task of its own, so that a reload of HA
 delays a cold start.
 """
 
-import hashlib
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
@@ -26,6 +25,8 @@ from kythera.model.records import Version
 from kythera.model.traffic import Traffic
 from kythera.node.cell_maker import CellMaker
 from kythera.node.keeper_client import Exited, KeeperClient, Ready
+from kythera.node.last_words import tell_watchers
+from kythera.node.pulses import Pulses
 from kythera.route.pages import CANNOT_START
 from kythera.run.cell import (
     Cell,
@@ -46,11 +47,10 @@ from kythera.run.cell import (
 from kythera.run.decide import Cells
 from kythera.run.refusal import answer_waiting
 from kythera.run.targets import targets
-from kythera.run.turns import PULSE_NAME, cpu_ms_max
+from kythera.run.turns import cpu_ms_max
 
 SIGTERM, SIGKILL = 15, 9
 OPEN_S_MAX, OPEN_POLL_S = 10.0, 0.005
-PULSES_WAITING_MAX = 4
 CELL_STOP_ORDER = 1
 OUTSIDE_ERRORS = (KytheraError, OSError, ValueError)
 """What may go wrong with the world while an order is carried out; anything else is a bug."""
@@ -78,6 +78,7 @@ class Mind:
         self.clock = clock
         self.tasks = tasks
         self.readiness = Readiness()
+        self.pulses = Pulses(keeper, cells.folder)
         self.traffic_changed = anyio.Event()
         self.prepare: Callable[[Version], Awaitable[None]] = _all_here
         """Waits, but not for ever, until what a version is made of is on this machine."""
@@ -100,10 +101,8 @@ class Mind:
         self.cells.adopt(self.keeper.sockets, held, self.clock.monotonic())
         for name in self.keeper.processes:
             self._note_running(name)
-        for name in self.keeper.sockets:
-            process = name.removeprefix(PULSE_NAME)
-            if process != name and process not in self.keeper.processes:
-                self.tasks.start_soon(self._close_pulse, process)
+        for process in self.pulses.orphans():
+            self.tasks.start_soon(self.pulses.close, process)
 
     async def sockets_open(self) -> None:
         """Wait, but not for ever, until every socket that was ordered is open.
@@ -127,7 +126,7 @@ class Mind:
             return
         if event.name.startswith("cell/"):
             self._journal.info("cell_process_exited", cell=event.name, status=event.status)
-            self.tasks.start_soon(self._close_pulse, event.name)
+            self.tasks.start_soon(self.pulses.close, event.name)
             self.running.pop(event.name, None)
         self._obey(self.cells.process_exited(event.name, now))
 
@@ -155,11 +154,6 @@ class Mind:
         }
         self._obey(self.cells.measured(loads, cpu, self.clock.monotonic()))
 
-    def pulse_of(self, process: str) -> str | None:
-        """Return where a process answers pulses; None when it has no such socket."""
-        here = PULSE_NAME + process in self.keeper.sockets
-        return self._pulse_path(process) if here else None
-
     def cpu_ms_max(self, cell: Cell) -> int:
         """Return what one turn of a cell's code may burn."""
         name = cell.name
@@ -177,6 +171,9 @@ class Mind:
             cpu_ms_max=self.cpu_ms_max(cell),
         )
         self._obey(self.cells.exceeded(process.name, what, self.clock.monotonic()))
+        if cell.name.observed:
+            at, to = self.clock.now(), self.maker.layout.tail_socket
+            self.tasks.start_soon(tell_watchers, to, cell.name, what, at)
 
     def traffic(self) -> tuple[dict[WorkerKey, Traffic], dict[WorkerKey, str]]:
         """Return where requests shall go now, and which workers to refuse at the door."""
@@ -249,11 +246,9 @@ class Mind:
             if not self.cells.is_awaited(process):
                 self._obey(self.cells.process_exited(process, self.clock.monotonic()))
                 return
-            pulse = PULSE_NAME + process
-            await self.keeper.listen(pulse, self._pulse_path(process), backlog=PULSES_WAITING_MAX)
             held = await self.keeper.spawn(
                 process,
-                self.maker.argv(cell, pulse),
+                self.maker.argv(cell, await self.pulses.open(process)),
                 env=self.maker.environment(),
                 stdin=self.maker.config(cell, version),
                 control=True,
@@ -264,7 +259,7 @@ class Mind:
             self._journal.error("cell_start_failed", cell=process, error=str(error))
             if isinstance(error, Damaged):
                 self.tasks.start_soon(self.heal, error.digest)
-            self.tasks.start_soon(self._close_pulse, process)
+            self.tasks.start_soon(self.pulses.close, process)
             self._obey(self.cells.process_exited(process, self.clock.monotonic()))
             return
         self.cells.process_started(process, held.pid)
@@ -275,13 +270,6 @@ class Mind:
         cell, process = self.cells.process(name)
         if cell is not None and process is not None and name in self.keeper.processes:
             self.running[name] = (cell, process)
-
-    def _pulse_path(self, process: str) -> str:
-        digest = hashlib.sha256(process.encode()).hexdigest()[:12]
-        return f"{self.cells.folder}/p{digest}.sock"
-
-    async def _close_pulse(self, process: str) -> None:
-        await self.keeper.close(PULSE_NAME + process)
 
     async def _refuse(self, cell: CellName) -> None:
         with suppress(KeyError, OSError):

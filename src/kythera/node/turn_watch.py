@@ -57,11 +57,11 @@ class TurnWatch:
     def _watched(self) -> Iterator[tuple[Cell, Process]]:
         for cell, process in self._mind.running.values():
             serving = process.state != "starting" and not process.killed
-            if serving and self._mind.pulse_of(process.name) is not None:
+            if serving and self._mind.pulses.of(process.name) is not None:
                 yield cell, process
 
     async def _pulse(self, process: Process) -> None:
-        path = self._mind.pulse_of(process.name)
+        path = self._mind.pulses.of(process.name)
         if path is None:
             return
         answer = b""

@@ -21,8 +21,6 @@ from kythera.model.records import Version
 
 Verdict = Literal["fine", "pulse", "doubt", "over"]
 
-PULSE_NAME = "pulse/"
-"""Before a process's name: its own socket's."""
 PULSE_MS = 40.0
 """CPU time after which a process is asked for a sign of life; a quarter of a smaller limit."""
 DOUBT_MS = 10_000.0
