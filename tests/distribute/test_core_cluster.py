@@ -158,6 +158,7 @@ async def test_a_follower_leaves_a_hanging_server_in_time(three: Cores) -> None:
         hung.hang(PLAN.epoch, still=True)
         try:
             last = await writer.append("worker.a.w", b"2")
+            # The silence, and then feeds that the cluster may place on the hung server again.
             with anyio.fail_after(LIMITS.source_silent_ms_max * 4 / 1000):
                 while seen[-1].seq < last:
                     await anyio.sleep(POLL_S)
