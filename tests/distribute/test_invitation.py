@@ -1,5 +1,7 @@
 """The line that is printed and typed: whole, or refused with a word."""
 
+import string
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -64,6 +66,16 @@ def test_a_line_with_one_wrong_character_is_refused(at: int, character: str) -> 
         return
     with pytest.raises(SetupError, match=r"not a whole token|another version"):
         decode(changed)
+
+
+@pytest.mark.parametrize("carried", range(3))
+def test_one_line_alone_means_an_invitation(carried: int) -> None:
+    """Goal: no other text is the same token. Method: lines of each length, every last character."""
+    line = encode(msgspec.structs.replace(INVITATION, id="i" * (12 + carried)))
+    assert decode(line).id == "i" * (12 + carried)
+    for last in set(string.ascii_letters + string.digits + "-_") - {line[-1]}:
+        with pytest.raises(SetupError, match="not a whole token"):
+            decode(line[:-1] + last)
 
 
 @given(st.integers(0, len(LINE) - 1))

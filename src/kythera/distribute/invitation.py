@@ -123,7 +123,7 @@ def encode(invitation: Invitation) -> str:
     """Return the line to print."""
     packed = msgspec.msgpack.encode(invitation)
     checked = hashlib.sha256(packed).digest()[:4] + packed
-    return PREFIX + base64.urlsafe_b64encode(checked).decode().rstrip("=")
+    return PREFIX + _text_of(checked)
 
 
 def decode(line: str) -> Invitation:
@@ -155,9 +155,15 @@ def _unpacked(text: str) -> bytes:
     if len(text) > LINE_CHARACTERS_MAX:
         raise ValueError("too long")
     checked = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    if _text_of(checked) != text:
+        raise ValueError("changed in the bits of its last character that carry nothing")
     if hashlib.sha256(checked[4:]).digest()[:4] != checked[:4]:
         raise ValueError("changed")
     return checked[4:]
+
+
+def _text_of(checked: bytes) -> str:
+    return base64.urlsafe_b64encode(checked).decode().rstrip("=")
 
 
 def refuse_expired(invitation: Invitation, now: float) -> None:
