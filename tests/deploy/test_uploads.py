@@ -86,6 +86,7 @@ def test_settings_of_the_worker_are_told_apart_from_the_versions() -> None:
         tags=["t"],
         migrations={"new_tag": "v1", "steps": []},
         limits={"cpu_ms": 50},
+        kythera={"memory_mib": 64},
         placement={"mode": "smart"},
         unknown_key={"of": "the future"},
     )
@@ -96,6 +97,7 @@ def test_settings_of_the_worker_are_told_apart_from_the_versions() -> None:
         "migration_tag": "v1",
     }
     assert made.version.limits == {"cpu_ms": 50}
+    assert made.version.confinement.memory_mib == 64
 
 
 def test_assets_come_by_token_or_are_kept() -> None:

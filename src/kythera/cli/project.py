@@ -24,7 +24,7 @@ COMPATIBILITY_DATE = "2026-01-01"
 OFFERED = frozenset(
     "name main compatibility_date compatibility_flags vars assets routes route workers_dev "
     "preview_urls rules no_bundle minify define alias tsconfig keep_vars observability logpush "
-    "upload_source_maps keep_names version_metadata limits placement env base_dir".split()
+    "upload_source_maps keep_names version_metadata limits placement env base_dir unsafe".split()
 )
 HARMLESS = frozenset(
     "$schema account_id send_metrics dev dependencies_instrumentation legacy_env "
@@ -224,13 +224,22 @@ def from_document(
         keep_vars=bool(chosen.get("keep_vars", False)),
         rules=_rules(chosen, file),
         esbuild=_esbuild(chosen),
-        settings={
-            key: chosen[key]
-            for key in ("observability", "logpush", "limits", "placement")
-            if key in chosen
-        },
+        settings=_settings(chosen, file),
         metadata_binding=(chosen.get("version_metadata") or {}).get("binding"),
     )
+
+
+def _settings(chosen: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    keys = ("observability", "logpush", "limits", "placement")
+    unsafe = _typed(chosen, "unsafe", dict, file) or {}
+    if set(unsafe) - {"metadata"}:
+        raise ProjectError(
+            f"{file.name}: of unsafe, metadata alone is offered.", remedy="Remove the rest of it."
+        )
+    own = (
+        _typed(unsafe, "metadata", dict, file) or {}
+    )  # into the upload as they are: wrangler's way
+    return {**own, **{key: chosen[key] for key in keys if key in chosen}}
 
 
 def _typed(document: Mapping[str, Any], key: str, kind: type[Any], file: Path) -> Any:

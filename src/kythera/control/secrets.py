@@ -147,7 +147,7 @@ def _with_settings(document: Mapping[str, Any], origin: Origin) -> Draft:
             service_worker=before.body_part is not None,
         )
     copied = with_bindings(bindings, origin, message=document.get("annotations"))
-    return with_runtime(copied, document)
+    return with_runtime(copied, document, origin.limits)
 
 
 def _kept_if_bare(entry: Any, before: Version) -> dict[str, Any]:

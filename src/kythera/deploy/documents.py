@@ -75,6 +75,16 @@ def as_text(value: Any, what: str) -> str:
     return value
 
 
+def as_amount(value: Any, what: str, *, least: int = 1, most: int) -> int:
+    """Return `value` if it is a whole number within its bounds."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise invalid(
+            f"{what} is {shown(value)}; it has to be a whole number from {least:,} to {most:,}.",
+            remedy="Change it in the configuration and deploy again.",
+        )
+    return value
+
+
 def as_texts(value: Any, what: str) -> list[str]:
     """Return `value` if it is an array of strings."""
     return [as_text(item, f"an entry of {what}") for item in as_list(value, what)]

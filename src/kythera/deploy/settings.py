@@ -9,8 +9,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from kythera.deploy.documents import as_flag, as_list, as_object, as_text, as_texts, shown
+from kythera.deploy.documents import (
+    as_amount,
+    as_flag,
+    as_list,
+    as_object,
+    as_text,
+    as_texts,
+    shown,
+)
 from kythera.deploy.refusals import invalid
+from kythera.model.limits import Limits
 
 FLAG = re.compile(r"[a-z0-9_]{1,128}")
 FLAGS_MAX = 100
@@ -56,7 +65,7 @@ def _not_offered(what: str) -> Exception:
     )
 
 
-def runtime(metadata: Mapping[str, Any]) -> dict[str, Any]:
+def runtime(metadata: Mapping[str, Any], platform: Limits) -> dict[str, Any]:
     """Return the fields of a version that say how its code runs."""
     flags = as_texts(metadata.get("compatibility_flags") or [], "metadata.compatibility_flags")
     if len(flags) > FLAGS_MAX:
@@ -68,20 +77,19 @@ def runtime(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "compatibility_date": _date(metadata.get("compatibility_date") or DEFAULT_DATE),
         "compatibility_flags": tuple(dict.fromkeys(flags)),
         "usage_model": as_text(metadata.get("usage_model") or "standard", "metadata.usage_model"),
-        "limits": _limits(metadata.get("limits") or {}),
+        "limits": _limits(metadata.get("limits") or {}, platform),
         "placement": as_object(metadata.get("placement") or {}, "metadata.placement"),
     }
 
 
-def _limits(value: Any) -> dict[str, Any]:
+def _limits(value: Any, platform: Limits) -> dict[str, Any]:
     """Check what a worker asks to be limited to; what this platform does not know is kept."""
     limits = as_object(value, "metadata.limits")
-    asked = limits.get("cpu_ms", CPU_MS_MIN)
-    if isinstance(asked, bool) or not isinstance(asked, int) or asked < CPU_MS_MIN:
-        raise invalid(
-            f"limits.cpu_ms {shown(asked)} is not a whole number of milliseconds from {CPU_MS_MIN}.",
-            remedy='Write it as {"limits": {"cpu_ms": 50}}.',
-        )
+    if "cpu_ms" in limits:
+        most = platform.cpu_ms_max
+        as_amount(limits["cpu_ms"], "limits.cpu_ms (milliseconds)", least=CPU_MS_MIN, most=most)
+    if "subrequests" in limits:
+        as_amount(limits["subrequests"], "limits.subrequests", most=platform.subrequests_max)
     return limits
 
 

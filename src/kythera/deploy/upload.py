@@ -14,6 +14,7 @@ import msgspec
 
 from kythera.deploy import settings
 from kythera.deploy.bindings import PART_TYPES, Origin, resolve
+from kythera.deploy.confinement import confinement
 from kythera.deploy.documents import as_flag, as_object, as_text, read_object, shown
 from kythera.deploy.refusals import invalid, too_big, unreadable
 from kythera.model.records import Assets, Binding, Module, Version
@@ -116,7 +117,8 @@ def draft(upload: Upload, origin: Origin, completed: Callable[[str], str]) -> Dr
         bindings=bindings,
         assets=assets,
         annotations=settings.annotations(metadata.get("annotations"), "upload"),
-        **settings.runtime(metadata),
+        confinement=confinement(metadata.get("kythera"), origin.limits),
+        **settings.runtime(metadata, origin.limits),
     )
     return Draft(
         version=msgspec.structs.replace(version, etag=etag(version)),

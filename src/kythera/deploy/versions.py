@@ -16,6 +16,7 @@ from kythera.deploy.refusals import invalid, version_absent
 from kythera.deploy.settings import annotations, runtime, worker_settings
 from kythera.deploy.upload import Draft, etag
 from kythera.model.errors import Refusal
+from kythera.model.limits import Limits
 from kythera.model.records import Binding, Deployment, Split, Version
 
 SPLITS_MAX = 2
@@ -62,12 +63,12 @@ def with_bindings(bindings: Collection[Binding], origin: Origin, *, message: Any
     return Draft(version=copied, blobs={}, settings={})
 
 
-def with_runtime(draft: Draft, document: Mapping[str, Any]) -> Draft:
+def with_runtime(draft: Draft, document: Mapping[str, Any], platform: Limits) -> Draft:
     """Return a draft with those runtime and worker settings changed that a document names."""
     version = draft.version
     before = {**runtime_view(version), "placement": version.placement}
     named = {key: document[key] for key in before if document.get(key) is not None}
-    changed = msgspec.structs.replace(version, **runtime({**before, **named}))
+    changed = msgspec.structs.replace(version, **runtime({**before, **named}, platform))
     return Draft(
         version=msgspec.structs.replace(changed, etag=etag(changed)),
         blobs=draft.blobs,

@@ -36,7 +36,14 @@ class Limits(Struct, frozen=True, kw_only=True):
     """CPU time that one turn of a worker's event loop may burn, unless its `limits.cpu_ms` says
     something else; then its process is killed."""
     cpu_ms_max: int = 300_000
-    """The most that a worker may ask for."""
+    """The most that a worker may ask for; so it is with what ends in `_max` below."""
+    memory_mib_max: int = 1_024
+    subrequests: int = 1_000
+    subrequests_max: int = 10_000
+    outbound_connections: int = 64
+    outbound_connections_max: int = 1_000
+    queue_requests: int = 1_000
+    queue_requests_max: int = 100_000
 
     # Stop
     stop_ms: int = 10_000

@@ -8,7 +8,7 @@ not stop an older reader; a newer *schema* raises `UnknownSchema`, and the reade
 state it understood.
 """
 
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct, field
@@ -116,6 +116,28 @@ class Assets(Struct, frozen=True, kw_only=True):
     config: dict[str, Any] = field(default_factory=dict)
 
 
+class Confinement(Struct, frozen=True, kw_only=True):
+    """What holds a version's cells, where wrangler has no key of its own for it.
+
+    0 means: as the platform has it. Written in wrangler's configuration as
+    `{"unsafe": {"metadata": {"kythera": {"memory_mib": 64, "egress": "none"}}}}`."""
+
+    memory_mib: int = 0
+    """Of JavaScript's heap; and of what lies beside it (ArrayBuffers, wasm) as much again."""
+    egress: Literal["public", "none", "hosts"] = "public"
+    """Where outbound `fetch` and `connect` may go; always within what the operator allows."""
+    egress_hosts: tuple[str, ...] = ()
+    """With `hosts`: names, `*.example.org` for all below one, each with or without `:port`."""
+    clocks: Literal["frozen", "running"] = "frozen"
+    """`frozen`: no clock advances within one turn of the event loop."""
+    outbound_connections: int = 0
+    """At the same time."""
+    subrequests: int = 0
+    """Of one request."""
+    queue_requests: int = 0
+    """Waiting at the door of one machine."""
+
+
 class Version(Record, frozen=True, kw_only=True):
     """Immutable code + bindings + settings of a worker. Never rewritten, only deleted."""
 
@@ -138,6 +160,7 @@ class Version(Record, frozen=True, kw_only=True):
     compatibility_flags: tuple[str, ...] = ()
     usage_model: str = "standard"
     limits: dict[str, Any] = field(default_factory=dict)
+    confinement: Confinement = Confinement()
     placement: dict[str, Any] = field(default_factory=dict)
     assets: Assets | None = None
     etag: str = ""
