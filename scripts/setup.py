@@ -10,6 +10,7 @@ is too old.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import fcntl
 import hashlib
 import os
@@ -28,9 +29,11 @@ NODE_MIN = 20
 STEP_S_MAX = 1800
 """No step takes longer on a slow machine and a slow line; then it is stuck."""
 Packages = Dict[str, Tuple[str, str]]
-"""Debian package -> the file or program that tells it is there, and what it is for."""
+"""Debian package -> the file, library or program that tells it is there, and what it is for."""
 DEBIAN: Packages = {
     "haproxy": ("haproxy", "the front door"),
+    "bubblewrap": ("bwrap", "the sandbox around each worker"),
+    "libseccomp2": ("libseccomp.so.2", "which system calls a worker may make"),
     "ca-certificates": ("/etc/ssl/certs/ca-certificates.crt", "to check others' certificates"),
 }
 DEBIAN_BENCH: Packages = {"wrk": ("wrk", "the load of the bench")}
@@ -135,11 +138,20 @@ def require_architecture() -> None:
 
 def missing_packages(wanted: Packages) -> list[str]:
     """Return the Debian packages of which the telling file or program is not here."""
-    return [
-        name
-        for name, (sign, _) in sorted(wanted.items())
-        if not (Path(sign).exists() if sign.startswith("/") else shutil.which(sign, path=OUR_PATH))
-    ]
+    return [name for name, (sign, _) in sorted(wanted.items()) if not is_there(sign)]
+
+
+def is_there(sign: str) -> bool:
+    """Tell whether a file (by its path), a library or a program is on this machine."""
+    if sign.startswith("/"):
+        return Path(sign).exists()
+    if ".so" not in sign:
+        return shutil.which(sign, path=OUR_PATH) is not None
+    try:
+        ctypes.CDLL(sign)
+    except OSError:
+        return False
+    return True
 
 
 def root_prefix() -> list[str] | None:

@@ -1,9 +1,14 @@
 """Versions made by hand, and real cells of them, for the tests of this folder."""
 
+import atexit
+import os
+import shutil
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +18,14 @@ import msgspec
 
 from kythera.distribute.blobs import Blobs
 from kythera.ground.processes import Child, child, read_some
+from kythera.ground.sockets import close_all
 from kythera.model.limits import Limits
+from kythera.model.platform import Isolation
 from kythera.model.records import Asset, Assets, Module, Version
+from kythera.node.isolation import asked
 from kythera.run.assets import materialise
 from kythera.run.config import CellSettings, cell_config, schema
+from kythera.run.sandbox import ASSETS, TAIL_SOCKET, Confined, ShutIn, confine, memory_mib
 from kythera.run.trial import Trial, TrialSettings, try_version
 from kythera.run.workerd import find_workerd, workerd_argv
 from tests.run.pipes import Pipe
@@ -101,11 +110,12 @@ class Workshop:
     def config(self, version: Version, **settings: Any) -> bytes:
         """Return the configuration of a version's cell."""
         settings.setdefault("egress_allow", ())
+        settings.setdefault("assets_dir", self.tree(version))
         return cell_config(
             version,
             read_blob=self.blobs.read,
             open_secret=open_secret,
-            settings=CellSettings(assets_dir=self.tree(version), **settings),
+            settings=CellSettings(**settings),
         )
 
     async def trial(self, version: Version, limits: Limits | None = None, **more: Any) -> Trial:
@@ -115,7 +125,12 @@ class Workshop:
             version,
             read_blob=self.blobs.read,
             open_secret=open_secret,
-            settings=TrialSettings(workerd=find_workerd(), limits=limits or generous, **more),
+            settings=TrialSettings(
+                workerd=find_workerd(),
+                limits=limits or generous,
+                isolation=more.pop("isolation", host_isolation()),
+                **more,
+            ),
         )
 
     @asynccontextmanager
@@ -127,22 +142,70 @@ class Workshop:
             listening_on(path) as listening,
             listening_on(self.folder / "pulse.sock") as pulse,
         ):
-            numbers = {"http": str(listening.fileno()), "pulse": str(pulse.fileno())}
-            argv = workerd_argv(find_workerd(), numbers, str(control.write_end))
-            descriptors = (listening.fileno(), pulse.fileno(), control.write_end)
+            descriptors = [listening.fileno(), pulse.fileno(), control.write_end]
+            shut_in = self._shut_in(version, descriptors, settings)
             config = self.config(version, **settings)
-            async with child(argv, pass_fds=descriptors, stdin=config) as process:
+            async with child(
+                shut_in.argv,
+                pass_fds=descriptors,
+                stdin=config,
+                rlimits=shut_in.rlimits,
+                uid=shut_in.uid,
+                stage=shut_in.stage,
+            ) as process:
+                close_all(descriptors[3:])
                 control.close_write_end()
                 cell = RunningCell(process, path)
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(cell.listen)
                     try:
                         with anyio.fail_after(START_S_MAX):
-                            said = await control.read()
+                            said = b""
+                            while b'"listen"' not in said and (more := await control.read()):
+                                said += more
+                        process.look_inside(said)
                         assert b'"listen"' in said, f"does not start: {cell.said!r}"
                         yield cell
                     finally:
                         tasks.cancel_scope.cancel()
+
+    def _shut_in(
+        self, version: Version, descriptors: list[int], settings: dict[str, Any]
+    ) -> Confined:
+        """Return a cell's command; what it sees elsewhere than it is changes in `settings`."""
+        isolation = settings.pop("isolation", host_isolation())
+        listening, pulse, control = descriptors
+        folders: dict[Path, Path] = {}
+        if isolation.bubblewrap:
+            descriptors.append(os.dup(control))
+            if isolation.seccomp:
+                descriptors.append(os.open(isolation.seccomp, os.O_RDONLY | os.O_CLOEXEC))
+            if (tail := settings.get("tail_url_socket")) is not None:
+                folders[TAIL_SOCKET] = tail
+                tail.touch()  # where nobody listens, there is at least a name
+                tail.chmod(0o666)  # as the keeper does; what is above is private
+                settings["tail_url_socket"] = TAIL_SOCKET
+            if (tree := self.tree(version)) is not None:
+                folders[ASSETS] = tree
+                settings["assets_dir"] = ASSETS
+        numbers = {"http": str(listening), "pulse": str(pulse)}
+        cell = ShutIn(
+            program=find_workerd(),
+            arguments=workerd_argv(numbers, str(control)),
+            account=version.account,
+            memory_mib=memory_mib(version, Limits()),
+            folders=folders,
+        )
+        info = str(descriptors[3]) if isolation.bubblewrap else ""
+        return confine(cell, isolation, Limits(), info=info, seccomp=str(descriptors[-1]))
+
+
+@cache
+def host_isolation() -> Isolation:
+    """Return what this host can do; found out once, by a program as the keeper does it."""
+    filter_ = Path(tempfile.mkdtemp(prefix="kythera-tests-")) / "seccomp.bpf"
+    atexit.register(shutil.rmtree, filter_.parent)
+    return asked(filter_, Limits())
 
 
 def listening_on(path: Path) -> socket.socket:

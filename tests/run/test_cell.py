@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
+from kythera.model.platform import Isolation
 from kythera.model.records import Binding
 from tests.run.starting import ACCOUNT, VERSION_ID, RunningCell, Workshop
 
@@ -136,7 +137,8 @@ async def test_addresses_that_are_not_allowed_are_not_reached(workshop: Workshop
         tasks.start_soon(listener.serve, answer)
         port = str(listener.extra(anyio.abc.SocketAttribute.local_port))
         for allow, told in ((("public",), "refused"), (("127.0.0.0/8",), "reached")):
-            async with workshop.cell(workshop.worker(code), egress_allow=allow) as cell:
+            bare = {"egress_allow": allow, "isolation": Isolation()}
+            async with workshop.cell(workshop.worker(code), **bare) as cell:
                 assert (await cell.get(port=port)).text == told
         tasks.cancel_scope.cancel()
     await listener.aclose()

@@ -83,6 +83,11 @@ def _near(name: str, known: set[str]) -> str:
     metavar="CIDR",
     help="What workers' fetch may reach beside the public internet; repeat it.",
 )
+@click.option(
+    "--require-isolation",
+    type=click.Choice(["strict"]),
+    help="Refuse to start where cells cannot be shut in whole; kythera doctor says what is missing.",
+)
 @click.option("--limit", "limits", multiple=True, metavar="NAME=VALUE", help="Repeat it.")
 @click.option(
     "--example/--no-example", default=False, help="Deploy examples/hello when there is no worker."
@@ -123,6 +128,7 @@ def resolve(here: Here, chosen: dict[str, Any]) -> "UpOptions":
         machine=chosen["machine"],
         tls_certificates=str(certificates.absolute()) if certificates is not None else "",
         egress_allow=("public", *chosen["egress_allow"]),
+        strict=chosen["require_isolation"] == "strict",
         json=here.json,
         limits=parse_limits(chosen["limits"]),
     )

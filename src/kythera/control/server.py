@@ -181,7 +181,7 @@ async def _try(
         settings=TrialSettings(
             workerd=find_workerd(),
             limits=platform.limits,
-            heap_mib_max=platform.limits.heap_mib_max,
+            isolation=platform.isolation,
             map_stack=mapped,
         ),
     )

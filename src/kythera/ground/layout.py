@@ -145,6 +145,11 @@ class Layout:
         return self.run / "haproxy-master.sock"
 
     @property
+    def seccomp(self) -> Path:
+        """The filter of cells' system calls, as bubblewrap takes it."""
+        return self.state / "seccomp.bpf"
+
+    @property
     def cells(self) -> Path:
         """Folder of the cells' listening sockets."""
         return self.run / "cells"

@@ -43,6 +43,15 @@ def private_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith(wanted)) * KIB
 
 
+def data_bytes(pid: int) -> int:
+    """Return what a process counts against its RLIMIT_DATA (VmData of proc(5)); 0 when it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_bytes().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith(b"VmData:")) * KIB
+
+
 def machine_memory_bytes() -> tuple[int, int]:
     """Return (used, all) bytes of this machine's memory; what the kernel could free is not used.
 

@@ -23,6 +23,7 @@ __all__ = ["Child", "Command", "Output", "child", "family", "spawn"]
 OUTPUT_BYTES_MAX = 4 * 1024 * 1024
 """What `read_output` keeps of each stream; the rest is read and dropped, so nobody blocks."""
 CHUNK_BYTES = 64 * 1024
+INNER_END_S_MAX = 2.0
 
 
 class Output(NamedTuple):
@@ -42,6 +43,7 @@ class Child:
         self.status: int | None = None
         """Exit code, or minus a signal's number; None until `wait` has seen the end."""
         self._pidfd = pidfd
+        self._inner: tuple[int, int] | None = None
         self._one_waits = anyio.Lock()
 
     async def wait(self) -> int:
@@ -71,11 +73,28 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signum)
 
+    def look_inside(self, said: bytes) -> None:
+        """Take what bubblewrap has said (`--info-fd`): the process inside is the one that works."""
+        if self._inner is None and self.status is None:
+            self._inner = forking.inner_process(said, self.pid)
+
+    @property
+    def working_pid(self) -> int:
+        """The process that does the work: the one inside bubblewrap, where there is one."""
+        return self.pid if self._inner is None else self._inner[0]
+
     def cpu_seconds(self) -> float:
         """Return the CPU time burnt so far; 0 once it has been awaited."""
-        return meters.cpu_seconds(self.pid) if self.status is None else 0.0
+        return meters.cpu_seconds(self.working_pid) if self.status is None else 0.0
 
     async def _end(self) -> None:
+        if self._inner is not None:
+            inner = self._inner[1]
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(inner, signal.SIGKILL)
+            os.close(inner)
+            with anyio.move_on_after(INNER_END_S_MAX):  # bubblewrap reaps it, and ends
+                await self.wait()
         if self.status is None:
             self.signal(signal.SIGKILL)  # alone reaches a child that has no group of its own yet
             with contextlib.suppress(ProcessLookupError):
@@ -104,12 +123,15 @@ async def child(
     stdin: bytes | None = None,
     capture: bool = True,
     log: int | None = None,
+    rlimits: Mapping[str, int] | None = None,
+    uid: int | None = None,
+    stage: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Child]:
     """Run a helper for the length of the block.
 
     `pass_fds` keep their numbers in the child; `stdin` is given as a file; without `capture` its
-    output goes to our stderr; `log` is a descriptor of ours that takes its stderr. Raises
-    SetupError when there is no such program."""
+    output goes to our stderr; `log` is a descriptor of ours that takes its stderr. `rlimits`, `uid` and
+    `stage`: see Command. Raises SetupError when there is no such program."""
     with contextlib.ExitStack() as ours:
 
         def kept(descriptor: int) -> int:
@@ -132,7 +154,8 @@ async def child(
                 read_ends.append(read_end)
                 given[number] = kept(write_end)
             environment = base_environment() if env is None else env
-            pid, pidfd = forking.spawn(Command(argv=argv, env=environment, descriptors=given))
+            command = Command(argv, environment, given, rlimits or {}, uid=uid, stage=stage or {})
+            pid, pidfd = forking.spawn(command)
             unless_started.pop_all()
     process = Child(pid, pidfd, *read_ends)
     try:

@@ -38,6 +38,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     cpu_ms_max: int = 300_000
     """The most that a worker may ask for; so it is with what ends in `_max` below."""
     memory_mib_max: int = 1_024
+    open_files_max: int = 4_096
+    """Of one process: its connections, mostly."""
+    temporary_bytes_max: int = 16 * MIB
+    """In memory, of one process."""
     subrequests: int = 1_000
     subrequests_max: int = 10_000
     outbound_connections: int = 64

@@ -5,6 +5,23 @@ from msgspec import Struct
 from kythera.model.limits import Limits
 
 
+class Isolation(Struct, frozen=True, kw_only=True):
+    """What this host can do to shut cells in, as it was tried at the start."""
+
+    bubblewrap: str = ""
+    """The program; empty: cells run without a sandbox."""
+    libraries: tuple[str, ...] = ()
+    """Files that workerd is linked with."""
+    seccomp: str = ""
+    """File with the filter of system calls; empty: all may be made."""
+    uids: bool = False
+    """Whether each account's cells have a uid of their own."""
+    data_bytes_idle: int = 0
+    """What an idle cell counts against RLIMIT_DATA."""
+    weaker: tuple[str, ...] = ()
+    """What is missing, each in a sentence with what to do."""
+
+
 class Platform(Struct, frozen=True, kw_only=True):
     """What `kythera up` was told, resolved: addresses are real (`host:port`, no port 0)."""
 
@@ -26,4 +43,5 @@ class Platform(Struct, frozen=True, kw_only=True):
     """Where the others reach it: `mesh`, unless it is behind an address translation."""
     egress_allow: tuple[str, ...] = ("public",)
     """What a Worker's outbound fetch may reach: `public` and CIDR blocks the operator added."""
+    isolation: Isolation = Isolation()
     limits: Limits = Limits()

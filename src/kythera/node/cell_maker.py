@@ -18,6 +18,7 @@ from kythera.model.records import Version
 from kythera.run.assets import materialise
 from kythera.run.cell import CellName
 from kythera.run.config import PULSE, CellSettings, cell_config
+from kythera.run.sandbox import ASSETS, TAIL_SOCKET, Confined, ShutIn, confine, memory_mib
 from kythera.run.workerd import workerd_argv
 
 
@@ -43,11 +44,23 @@ class CellMaker:
     _trees: dict[str, Path] = field(default_factory=dict)
     """Of manifests whose trees were laid out since this agent started."""
 
-    def argv(self, cell: CellName, pulse: str) -> list[str]:
-        """Return workerd's command line, with the keeper's placeholders for descriptors; `pulse`
-        is the keeper's name of the process's own socket."""
+    def confined(self, cell: CellName, version: Version, pulse: str) -> Confined:
+        """Return what to spawn: workerd in its sandbox, with the keeper's placeholders for
+        descriptors; `pulse` is the keeper's name of the process's own socket."""
         sockets = {"http": f"{{socket:{cell.socket}}}", PULSE: f"{{socket:{pulse}}}"}
-        return workerd_argv(self.workerd, sockets, "{control}")
+        folders = {}
+        if (assets := self._assets(version)) is not None:
+            folders[ASSETS] = assets
+        if cell.observed:
+            folders[TAIL_SOCKET] = self.layout.tail_socket
+        shut_in = ShutIn(
+            program=self.workerd,
+            arguments=workerd_argv(sockets, "{control}"),
+            account=version.account,
+            memory_mib=memory_mib(version, self.platform.limits),
+            folders=folders,
+        )
+        return confine(shut_in, self.platform.isolation, self.platform.limits)
 
     def environment(self) -> dict[str, str]:
         """Return the child's whole environment: nothing of ours leaks into a cell."""
@@ -62,11 +75,13 @@ class CellMaker:
     def config(self, cell: CellName, version: Version) -> bytes:
         """Return the binary configuration for workerd's stdin."""
         settings = CellSettings(
-            tail_url_socket=self.layout.tail_socket if cell.observed else None,
-            assets_dir=self._assets(version),
+            tail_url_socket=self._seen(TAIL_SOCKET, self.layout.tail_socket)
+            if cell.observed
+            else None,
+            assets_dir=self._seen(ASSETS, self._assets(version)),
             egress_allow=self.platform.egress_allow,
-            heap_mib_max=self.platform.limits.heap_mib_max,
-            ca_available=self.ca_available,
+            heap_mib_max=memory_mib(version, self.platform.limits),
+            ca_available=self.ca_available and not self.platform.isolation.bubblewrap,
         )
         return cell_config(
             version,
@@ -74,6 +89,11 @@ class CellMaker:
             open_secret=secret_opener(self.sealer, version),
             settings=settings,
         )
+
+    def _seen(self, inside: Path, outside: Path | None) -> Path | None:
+        """Return where a cell finds what is there."""
+        sandboxed = self.platform.isolation.bubblewrap and outside is not None
+        return inside if sandboxed else outside
 
     def _assets(self, version: Version) -> Path | None:
         return self.laid_out(version) or self.lay_out(version)

@@ -32,6 +32,10 @@ ENGINE_CHATTER = (
 """Marks of engine lines that tell an operator nothing (the password file is 0600)."""
 
 
+CELL_CHATTER = ("Unable to find and open the program executable",)
+"""Beginnings of what workerd says of a sandbox that has no /proc."""
+
+
 @dataclass
 class Console:
     """One process's output: what is unfinished, and how much was said this second."""
@@ -109,7 +113,7 @@ class Consoles:
         self._readiness.arm(console.name, console.descriptor)
 
     def _log(self, console: Console, line: str) -> None:
-        if not console.allow(self._clock.now()):
+        if line.startswith(CELL_CHATTER) or not console.allow(self._clock.now()):
             return
         cell = CellName.parse(console.name)
         if cell is None:

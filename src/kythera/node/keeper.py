@@ -25,6 +25,7 @@ from kythera.model.platform import Platform
 from kythera.node import keeper_banner, systemd
 from kythera.node import keeper_protocol as protocol
 from kythera.node.enrolment import enrol, has_joined
+from kythera.node.isolation import probed
 from kythera.node.keeper_children import RELIEF_S, Children
 from kythera.node.keeper_loop import Loop, Timer
 from kythera.node.keeper_programs import (
@@ -134,11 +135,12 @@ class Keeper:
             tls_certificates=options.tls_certificates,
             api=door("api", options.api, before.api if before else ""),
             egress_allow=options.egress_allow,
+            isolation=probed(layout, options.limits, strict=options.strict),
             limits=options.limits,
         )
         if options.join:
             self._platform = enrol(layout, self._options, self._platform)
-        self._sockets.open_private("tail", layout.tail_socket)
+        self._sockets.open_private("tail", layout.tail_socket, 0o666)
         self._sockets.open_private("peers", layout.mesh_socket)
         prepare_secrets(layout, SystemChance())
         write_platform(layout, self._platform)

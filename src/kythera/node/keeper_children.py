@@ -18,7 +18,14 @@ from typing import Any, Protocol
 
 import msgspec
 
-from kythera.ground.forking import Command, base_environment, exit_status, spawn
+from kythera.ground.forking import (
+    Command,
+    base_environment,
+    exit_status,
+    inner_process,
+    spawn,
+    told_by_shell,
+)
 from kythera.ground.sockets import close_all
 from kythera.model.errors import SetupError
 from kythera.node.keeper_loop import Loop
@@ -66,17 +73,31 @@ class HeldChild:
     control: int | None = None
     heard: bytes = b""
     """What came on the control pipe before `listen`."""
+    inner: int | None = None
+    """Pid of the process inside bubblewrap; `pid` is then bubblewrap's, which ends with it."""
+    inner_pidfd: int | None = None
     on_end: Callable[[int], None] | None = None
     """For the keeper's own programs: called instead of the witness."""
 
+    @property
+    def working_pid(self) -> int:
+        """The process that does the work: the one inside, where there is one."""
+        return self.pid if self.inner is None else self.inner
+
     def signal(self, signum: int) -> None:
         """Signal this very process, whatever became of its pid."""
+        inner = self.inner_pidfd
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.pidfd, signum)
+            signal.pidfd_send_signal(self.pidfd if inner is None else inner, signum)
 
     def kill_group(self) -> None:
-        """Kill the process and all it started that stayed in its group."""
+        """Kill the process and all it started that stayed in its group.
+
+        The one inside bubblewrap takes its whole namespace along, and bubblewrap ends with it: so
+        somebody is there to reap it."""
         self.signal(signal.SIGKILL)
+        if self.inner is not None:
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -143,6 +164,11 @@ class Children:
         env = base_environment() if request.env is None else request.env
         filled = fill(request.argv, env, control=request.control)
         descriptors = {n: self._sockets.descriptor(s) for s, n in filled.sockets.items()}
+        opened = []
+        for path, n in filled.files.items():
+            descriptors[n] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            opened.append(descriptors[n])
+        pipes += opened
         output, output_end = _pipe(pipes)
         if len(self._children) < LARGE_PIPES_MAX:
             with contextlib.suppress(OSError):
@@ -154,9 +180,21 @@ class Children:
         if filled.control is not None:
             control, control_end = _pipe(pipes)
             descriptors[filled.control] = control_end
-        command = Command(filled.argv, filled.env, descriptors, request.rlimits, request.batch)
-        pid, pidfd = spawn(command)
-        close_all(end for end in (output_end, control_end) if end is not None)
+            if filled.info is not None:
+                descriptors[filled.info] = control_end
+        pid, pidfd = spawn(
+            Command(
+                filled.argv,
+                filled.env,
+                descriptors,
+                request.rlimits,
+                request.batch,
+                uid=request.uid,
+                stage=request.stage,
+                cgroups=request.cgroups,
+            )
+        )
+        close_all(end for end in (output_end, control_end, *opened) if end is not None)
         return HeldChild(
             request.name,
             pid,
@@ -188,10 +226,13 @@ class Children:
             return
         if child.ready:
             return
-        *lines, child.heard = (child.heard + data).split(b"\n")
+        child.heard += data
+        if child.inner is None and (inner := inner_process(child.heard, child.pid)) is not None:
+            child.inner, child.inner_pidfd = inner
+        *lines, _ = child.heard.split(b"\n")
         if any(map(_is_listen, lines)):
             child.ready, child.heard = True, b""
-            self._witness.became_ready(child.name, child.pid)
+            self._witness.became_ready(child.name, child.working_pid)
         elif len(child.heard) > CONTROL_BYTES_MAX:
             self._close_control(child)
 
@@ -211,7 +252,8 @@ class Children:
             self._hear(child)
         self._close_control(child)
         self._loop.forget(child.pidfd)
-        close_all([child.pidfd, *([] if child.output is None else [child.output])])
+        close_all(fd for fd in (child.pidfd, child.inner_pidfd, child.output) if fd is not None)
+        status = status if child.inner is None else told_by_shell(status)
         del self._children[child.name]
         if child.on_end is not None:
             child.on_end(status)
@@ -253,4 +295,4 @@ def _relieve(pipe: int) -> None:
 
 def fact_of(child: HeldChild) -> ProcessFact:
     """Return what the agent may know of a child."""
-    return ProcessFact(child.name, child.pid, child.tags, child.ready, child.started)
+    return ProcessFact(child.name, child.working_pid, child.tags, child.ready, child.started)

@@ -127,13 +127,17 @@ class KeeperClient:
         tags: Mapping[str, Any] | None = None,
         rlimits: Mapping[str, int] | None = None,
         batch: bool = False,
+        uid: int | None = None,
+        stage: Mapping[str, str] | None = None,
+        cgroups: Sequence[str] = (),
         stop_signal: int = signal.SIGTERM,
         stop_order: int = protocol.STOP_FRONT,
     ) -> HeldProcess:
         """Start a child of the keeper.
 
         `{socket:NAME}` in argv and env becomes the number of the keeper's socket NAME, `{control}`
-        that of the pipe on which the child says `listen`. `env` None is the keeper's own.
+        that of the pipe on which the child says `listen`, `{info}` another number of it, on which
+        bubblewrap names the process inside, and `{file:PATH}` that of an open file. `env` None is the keeper's own.
         Raises KeeperRefusal: name taken, no such socket, no such program, platform stopping."""
         request = protocol.Spawn(
             id=next(self._ids),
@@ -145,6 +149,9 @@ class KeeperClient:
             tags=dict(tags or {}),
             rlimits=dict(rlimits or {}),
             batch=batch,
+            uid=uid,
+            stage=dict(stage or {}),
+            cgroups=list(cgroups),
             stop_signal=int(stop_signal),
             stop_order=stop_order,
         )
@@ -226,6 +233,7 @@ class KeeperClient:
             case protocol.BecameReady(name, pid):
                 if name in self.processes:
                     self.processes[name].ready = True
+                    self.processes[name].pid = pid
                 self._happened.send_nowait(Ready(name, pid))
             case protocol.Ended(name, pid, status):
                 self.processes.pop(name, None)

@@ -81,6 +81,9 @@ class Spawn(Request, frozen=True, tag="spawn", kw_only=True):
     tags: dict[str, Any] = {}
     rlimits: dict[str, int] = {}
     batch: bool = False
+    uid: int | None = None
+    stage: dict[str, str] = {}
+    cgroups: list[str] = []
     stop_signal: int = signal.SIGTERM
     stop_order: int = STOP_FRONT
 
@@ -208,7 +211,7 @@ def batches(
         yield batch
 
 
-_PLACE = re.compile(r"\{(?:socket:([^{}]+)|(control))\}")
+_PLACE = re.compile(r"\{(socket:[^{}]+|file:[^{}]+|control|info)\}")
 
 
 class Filled(NamedTuple):
@@ -218,22 +221,36 @@ class Filled(NamedTuple):
     env: dict[str, str]
     sockets: dict[str, int]
     """Socket's name → the child's number."""
+    files: dict[str, int]
+    """Path of a file to open for reading → the child's number."""
     control: int | None
+    info: int | None
+    """Another number of the control pipe: what bubblewrap tells of the process inside it."""
 
 
 def fill(argv: Sequence[str], env: Mapping[str, str], *, control: bool, first: int = 3) -> Filled:
-    """Number the sockets that `{socket:NAME}` names from 3 on, and `{control}` with them.
+    """Number the sockets that `{socket:NAME}` names from 3 on, and with them `{file:PATH}`,
+    `{control}` and `{info}`.
 
-    Raises ProtocolError for `{control}` without a control pipe."""
-    numbers: dict[str | None, int] = {}
+    Raises ProtocolError for the last two without a control pipe."""
+    numbers: dict[str, int] = {}
 
     def number(match: re.Match[str]) -> str:
-        name: str | None = match[1]
-        if name is None and not control:
-            raise ProtocolError("{control} needs control=True")
-        return str(numbers.setdefault(name, first + len(numbers)))
+        if match[1] in ("control", "info") and not control:
+            raise ProtocolError(f"{{{match[1]}}} needs control=True")
+        return str(numbers.setdefault(match[1], first + len(numbers)))
 
     new_argv = [_PLACE.sub(number, word) for word in argv]
     new_env = {name: _PLACE.sub(number, value) for name, value in env.items()}
-    sockets = {name: n for name, n in numbers.items() if name is not None}
-    return Filled(new_argv, new_env, sockets, numbers.get(None))
+    return Filled(
+        new_argv,
+        new_env,
+        _named(numbers, "socket:"),
+        _named(numbers, "file:"),
+        numbers.get("control"),
+        numbers.get("info"),
+    )
+
+
+def _named(numbers: Mapping[str, int], kind: str) -> dict[str, int]:
+    return {what.removeprefix(kind): n for what, n in numbers.items() if what.startswith(kind)}

@@ -91,10 +91,12 @@ class HeldSockets:
         wait_until(free, within_s=REMNANT_WAIT_S if patient else 0)
         return bound[0] if bound else listen_tcp(wanted, option=f"--{name}")
 
-    def open_private(self, name: str, path: Path) -> None:
-        """Listen on a unix socket of the platform's own."""
+    def open_private(self, name: str, path: Path, mode: int = 0o600) -> None:
+        """Listen on a unix socket of the platform's own; a cell with a uid of its own that is to
+        see it needs the `mode` 0666, while the folders above are ours alone."""
         if name not in self._held:
             self._hold(name, listen_unix(path), str(path))
+        path.chmod(mode)
 
     def remove_stale(self, layout: Layout) -> None:
         """Unlink the unix sockets that nobody holds any more."""

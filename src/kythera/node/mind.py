@@ -122,6 +122,7 @@ class Mind:
         """A process listens, or has ended."""
         now = self.clock.monotonic()
         if isinstance(event, Ready):
+            self.cells.process_started(event.name, event.pid)  # in a sandbox it is another one
             self._obey(self.cells.process_ready(event.name, now))
             return
         if event.name.startswith("cell/"):
@@ -246,12 +247,16 @@ class Mind:
             if not self.cells.is_awaited(process):
                 self._obey(self.cells.process_exited(process, self.clock.monotonic()))
                 return
+            shut_in = self.maker.confined(cell, version, await self.pulses.open(process))
             held = await self.keeper.spawn(
                 process,
-                self.maker.argv(cell, await self.pulses.open(process)),
+                shut_in.argv,
                 env=self.maker.environment(),
                 stdin=self.maker.config(cell, version),
                 control=True,
+                rlimits=shut_in.rlimits,
+                uid=shut_in.uid,
+                stage=shut_in.stage,
                 stop_order=CELL_STOP_ORDER,
                 batch=True,
             )

@@ -57,6 +57,8 @@ class UpOptions:
     """A token (`kythera token create`) of the fleet to join."""
     tls_certificates: str = ""
     egress_allow: tuple[str, ...] = ("public",)
+    strict: bool = False
+    """Do not start where cells cannot be shut in as well as Kythera can."""
     json: bool = False
     limits: Limits = field(default_factory=Limits)
     agent_argv: tuple[str, ...] = ()

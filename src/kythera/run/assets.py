@@ -64,7 +64,8 @@ def materialise(manifest: Sequence[Asset], blob_path: Callable[[str], Path], roo
     try:
         for segments, blob in paths:
             _place(blob, unfinished.joinpath(*segments))
-        unfinished.chmod(0o755)
+        for folder, _, _ in os.walk(unfinished):
+            Path(folder).chmod(0o755)  # cells have uids of their own; what is above is private
         _publish(unfinished, tree)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

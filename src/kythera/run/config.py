@@ -103,6 +103,19 @@ def trial_config(
 
 
 @cache
+def hello_config() -> bytes:
+    """Return the configuration of a cell that says hello, and reaches nothing: to try a host with."""
+    worker = {
+        "modules": [{"name": "hello.js", "esModule": source("hello.js")}],
+        "compatibilityDate": OWN_COMPATIBILITY_DATE,
+        "globalOutbound": {"name": _INTERNET},
+    }
+    services = [{"name": _INTERNET, "network": {"allow": []}}, {"name": _WORKER, "worker": worker}]
+    socket = {"name": "http", "http": {}, "service": {"name": _WORKER}}
+    return _encode({"services": services, "sockets": [socket]})
+
+
+@cache
 def schema() -> Any:
     """Load workerd's schema, once for each process."""
     capnp.remove_import_hook()

@@ -11,7 +11,7 @@ import re
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,11 +21,14 @@ from anyio.lowlevel import RunVar
 
 from kythera.ground import meters
 from kythera.ground.processes import Child, child
+from kythera.ground.sockets import close_all
 from kythera.model.errors import Refusal
 from kythera.model.limits import MIB, Limits
+from kythera.model.platform import Isolation
 from kythera.model.records import Module, Version
 from kythera.run.config import CellSettings, trial_config
 from kythera.run.prelude import TRIAL_ENTRYPOINT
+from kythera.run.sandbox import ASSETS, Confined, ShutIn, confine, memory_mib
 from kythera.run.workerd import workerd_argv
 
 TRIALS_AT_ONCE_MAX = 2
@@ -75,7 +78,7 @@ class TrialSettings:
 
     workerd: Path
     limits: Limits = field(default_factory=Limits)
-    heap_mib_max: int = 128
+    isolation: Isolation = field(default_factory=Isolation)
     map_stack: Callable[[str], str] = str
 
 
@@ -88,14 +91,15 @@ async def try_version(
 ) -> Trial:
     """Start the version in a process of its own. Raises Refusal (10021) when it does not start."""
     with tempfile.TemporaryDirectory(prefix="kythera-trial-") as folder:
+        Path(folder, "assets").mkdir(0o755)  # empty: files do not matter, the settings do
         config = trial_config(
             version,
             read_blob=read_blob,
             open_secret=open_secret,
             settings=CellSettings(
-                assets_dir=Path(folder),  # empty: files do not matter, the settings do
+                assets_dir=ASSETS if settings.isolation.bubblewrap else Path(folder, "assets"),
                 egress_allow=(),  # nothing may be reached while nothing is served
-                heap_mib_max=settings.heap_mib_max,
+                heap_mib_max=memory_mib(version, settings.limits),
                 ca_available=False,
             ),
         )
@@ -143,25 +147,58 @@ class _Failed(Exception):
 
 
 async def _run(version: Version, config: bytes, folder: Path, settings: TrialSettings) -> Trial:
-    control, child_control = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    place = os.open(folder, os.O_PATH | os.O_CLOEXEC)
-    listening = socket.socket(socket.AF_UNIX)
-    try:
-        # A temporary folder's own path may be longer than a socket's may be.
-        path = Path(f"/proc/self/fd/{place}/trial.sock")
-        listening.bind(str(path))
-        listening.listen()
-        argv = workerd_argv(settings.workerd, {"http": str(listening.fileno())}, str(child_control))
-        descriptors = (listening.fileno(), child_control)
-        async with child(argv, env=_ENVIRONMENT, pass_fds=descriptors, stdin=config) as process:
-            os.close(child_control)
-            child_control = -1
-            return await _watch(version, process, control, path, settings)
-    finally:
-        listening.close()
-        for descriptor in (control, child_control, place):
-            if descriptor >= 0:
-                os.close(descriptor)
+    with ExitStack() as opened:
+
+        def kept(descriptor: int) -> int:
+            opened.callback(os.close, descriptor)
+            return descriptor
+
+        control, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        kept(control)
+        with opened.enter_context(socket.socket(socket.AF_UNIX)) as listening:
+            # A temporary folder's own path may be longer than a socket's may be.
+            place = kept(os.open(folder, os.O_PATH | os.O_CLOEXEC))
+            path = Path(f"/proc/self/fd/{place}/trial.sock")
+            listening.bind(str(path))
+            listening.listen()
+            given = [listening.fileno(), theirs]
+            shut_in = _shut_in(version, folder, settings, given)
+            try:
+                running = child(
+                    shut_in.argv,
+                    env=_ENVIRONMENT,
+                    pass_fds=given,
+                    stdin=config,
+                    rlimits=shut_in.rlimits,
+                    uid=shut_in.uid,
+                    stage=shut_in.stage,
+                )
+                async with running as process:
+                    close_all(given[1:])
+                    del given[1:]
+                    return await _watch(version, process, control, path, settings)
+            finally:
+                close_all(given[1:])
+
+
+def _shut_in(version: Version, folder: Path, settings: TrialSettings, given: list[int]) -> Confined:
+    """Return the trial's command, as shut in as the version's cells will be; `given` (socket,
+    control) gets the descriptors that this needs as well."""
+    listening, control = given
+    isolation = settings.isolation
+    if isolation.bubblewrap:
+        given.append(os.dup(control))
+        if isolation.seccomp:
+            given.append(os.open(isolation.seccomp, os.O_RDONLY | os.O_CLOEXEC))
+    cell = ShutIn(
+        program=settings.workerd,
+        arguments=workerd_argv({"http": str(listening)}, str(control)),
+        account=version.account,
+        memory_mib=memory_mib(version, settings.limits),
+        folders={} if version.assets is None else {ASSETS: folder / "assets"},
+    )
+    info, seccomp = str(given[2]) if len(given) > 2 else "", str(given[-1])
+    return confine(cell, isolation, settings.limits, info=info, seccomp=seccomp)
 
 
 _ENVIRONMENT = {"TZ": "UTC", "LANG": "C.UTF-8"}
@@ -191,17 +228,20 @@ async def _watch(
 
 async def _ready(process: Child, control: int, limits: Limits) -> tuple[int, str | None]:
     """Wait until workerd listens (None), has ended (ENDED) or has used up what a start may use."""
-    used_ms = 0
+    used_ms, said = 0, b""
     with anyio.move_on_after(limits.startup_deadline_ms / 1000):
         while True:
             with anyio.move_on_after(POLL_MS / 1000):
                 await anyio.wait_readable(control)
-                said = os.read(control, CONTROL_BYTES_MAX)
+                more = os.read(control, CONTROL_BYTES_MAX)
+                said += more
+                process.look_inside(said)
                 used_ms = max(1, round(process.cpu_seconds() * 1000))
-                return used_ms, None if b'"listen"' in said else ENDED
+                if b'"listen"' in said or not more:
+                    return used_ms, None if more else ENDED
             if process.cpu_seconds() * 1000 > limits.startup_ms_max:
                 return used_ms, CPU_EXCEEDED
-            if meters.private_bytes(process.pid) > PROCESS_MIB_MAX * MIB:
+            if meters.private_bytes(process.working_pid) > PROCESS_MIB_MAX * MIB:
                 return used_ms, MEMORY_EXCEEDED
     return used_ms, f"The script's top-level code took longer than {limits.startup_deadline_ms} ms."
 

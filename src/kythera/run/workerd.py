@@ -96,12 +96,11 @@ def hold_binary(binary: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ)
 
 
-def workerd_argv(binary: Path, sockets: Mapping[str, str], control: str) -> list[str]:
-    """Return the command line: binary configuration on stdin, its sockets on descriptors.
+def workerd_argv(sockets: Mapping[str, str], control: str) -> list[str]:
+    """Return workerd's arguments: binary configuration on stdin, its sockets on descriptors.
 
     Descriptors, by a socket's name and for `control`, are numbers, or the keeper's placeholders."""
     return [
-        str(binary),
         "serve",
         "--experimental",  # the asset service needs it; it costs nothing
         "--binary",
