@@ -221,7 +221,7 @@ def test_the_heap_has_a_limit_unless_it_is_nought() -> None:
     """Goal: V8's limit is the platform's."""
     assert configured(MAIN, CellSettings(heap_mib_max=64))["v8Flags"] == [
         "--max-heap-size=64",
-        "--max-semi-space-size=16",
+        "--max-semi-space-size=8",
     ]
     assert configured(MAIN, CellSettings(heap_mib_max=0)).get("v8Flags", []) == []
 

@@ -179,7 +179,7 @@ def test_a_process_that_exceeds_a_limit_is_killed_once_and_is_no_crash() -> None
         bench.ready(name("v1"), number + 1)
     cell = bench.cells.find(name("v1"))
     assert cell is not None
-    assert (cell.exceeded_cpu, cell.crashes_all) == (5, 0)
+    assert (cell.exceeded["cpu"], cell.crashes_all) == (5, 0)
 
 
 def test_starts_that_fail_back_off_and_then_refuse() -> None:

@@ -174,3 +174,17 @@ def test_tail_tells_of_a_loop_that_was_ended(wrangler: Wrangler, project: Path) 
             lambda text: "Exceeded CPU Limit" in text and "exceeded its CPU time limit" in text,
             lambda: platform.fetch(f"http://{name}.{platform.domain}/", method="POST"),
         )
+
+
+def test_tail_tells_of_memory_that_ran_out(wrangler: Wrangler, project: Path) -> None:
+    """Goal: a process that died of its heap has no trace; the machine says what it was."""
+    name, platform = wrangler.name("talks"), wrangler.platform
+    code = (
+        "const all = []; export default { fetch() { for (;;) all.push(new Array(1e4).fill({})) } };"
+    )
+    platform.upload(name, code, kythera={"memory_mib": 32})
+    with watching(wrangler, project, name, "--format", "pretty") as tail:
+        tail.until(
+            lambda text: "Exceeded Memory" in text and "exceeded its memory limit" in text,
+            lambda: platform.fetch(f"http://{name}.{platform.domain}/", method="POST"),
+        )

@@ -74,6 +74,7 @@ class CellFacts(Struct, frozen=True, kw_only=True):
     current: int = 0
     crashes: int = 0
     exceeded_cpu: int = 0
+    exceeded_memory: int = 0
     starts_failed: int = 0
 
 

@@ -149,6 +149,7 @@ async def run(layout: Layout) -> None:
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
         consoles = Consoles(keeper, clock)
         mind.started = consoles.listen_to
+        mind.ran_out_of_memory = consoles.ran_out_of_memory
         fleet = Fleet(layout, platform, catalog, clock)
         fetcher = await stack.enter_async_context(
             Fetcher(

@@ -36,6 +36,17 @@ CELL_CHATTER = ("Unable to find and open the program executable",)
 """Beginnings of what workerd says of a sandbox that has no /proc."""
 
 
+OUT_OF_MEMORY = (
+    b"JavaScript heap out of memory",
+    b"V8 process OOM",
+    b"memory allocation of",
+    b"system_allocator.h",
+    b"Fatal process out of memory",
+)
+"""What V8, Rust and tcmalloc say before they abort. A worker may print it too: it then gives its
+own abort another name, in its own log."""
+
+
 @dataclass
 class Console:
     """One process's output: what is unfinished, and how much was said this second."""
@@ -77,6 +88,7 @@ class Consoles:
         self._clock = clock
         self._readiness = Readiness()
         self._consoles: dict[str, Console] = {}
+        self._out_of_memory: set[str] = set()
         self._journal = structlog.get_logger("console")
 
     def listen_to(self, process: str) -> None:
@@ -97,7 +109,17 @@ class Consoles:
             if console is not None:
                 self._read(console)
 
-    def _read(self, console: Console) -> None:
+    def ran_out_of_memory(self, process: str) -> bool:
+        """Read what a process that has ended still said; tell whether it wanted memory last."""
+        console = self._consoles.get(process)
+        while console is not None and self._read(console):
+            pass
+        wanted = process in self._out_of_memory
+        self._out_of_memory.discard(process)
+        return wanted
+
+    def _read(self, console: Console) -> bool:
+        """Read once; tell whether there was something."""
         try:
             data = os.read(console.descriptor, CHUNK_BYTES)
         except BlockingIOError:
@@ -107,10 +129,13 @@ class Consoles:
         if data == b"":
             self._readiness.disarm(console.descriptor)
             del self._consoles[console.name]
-            return
+            return False
+        if data and any(mark in data for mark in OUT_OF_MEMORY):
+            self._out_of_memory.add(console.name)
         for line in console.take(data or b""):
             self._log(console, line.decode(errors="replace"))
         self._readiness.arm(console.name, console.descriptor)
+        return data is not None
 
     def _log(self, console: Console, line: str) -> None:
         if line.startswith(CELL_CHATTER) or not console.allow(self._clock.now()):

@@ -15,6 +15,7 @@ from kythera.run.cell import CellName, Limited
 POST_MS_MAX = 5_000
 SAID: dict[Limited, tuple[str, str]] = {
     "cpu": ("exceededCpu", "Worker exceeded its CPU time limit."),
+    "memory": ("exceededMemory", "Worker exceeded its memory limit."),
 }
 """Outcome and message, in the words of Cloudflare's own tails."""
 

@@ -46,6 +46,7 @@ from kythera.run.cell import (
 )
 from kythera.run.decide import Cells
 from kythera.run.refusal import answer_waiting
+from kythera.run.sandbox import memory_mib
 from kythera.run.targets import targets
 from kythera.run.turns import cpu_ms_max
 
@@ -86,6 +87,8 @@ class Mind:
         """Replaces a blob that was found damaged."""
         self.started: Callable[[str], None] = lambda _: None
         """Told the name of each process that was started (its output wants reading)."""
+        self.ran_out_of_memory: Callable[[str], bool] = lambda _: False
+        """Whether a process that has ended wanted memory when it did."""
         self.running: dict[str, tuple[Cell, Process]] = {}
         """The cells' processes by name, as the keeper holds them."""
         self._opening = 0
@@ -128,7 +131,7 @@ class Mind:
         if event.name.startswith("cell/"):
             self._journal.info("cell_process_exited", cell=event.name, status=event.status)
             self.tasks.start_soon(self.pulses.close, event.name)
-            self.running.pop(event.name, None)
+            self._note_end(event)
         self._obey(self.cells.process_exited(event.name, now))
 
     async def watch_sockets(self) -> None:
@@ -161,20 +164,40 @@ class Mind:
         version = self.catalog.version(name.account, name.worker, name.version_id)
         return cpu_ms_max(version, self.cells.limits)
 
+    def memory_mib(self, cell: Cell) -> int:
+        """Return what a cell's heap may hold, and as much again what lies beside it."""
+        name = cell.name
+        version = self.catalog.version(name.account, name.worker, name.version_id)
+        return memory_mib(version, self.cells.limits)
+
     def exceeded(self, cell: Cell, process: Process, what: Limited) -> None:
         """A process uses too much of something: end it."""
+        self._obey(self.cells.exceeded(process.name, what, self.clock.monotonic()))
+        self._tell_exceeded(cell, process, cpu_ms_max=self.cpu_ms_max(cell))
+
+    def _tell_exceeded(self, cell: Cell, process: Process, **limit: int) -> None:
+        what = process.exceeded
+        assert what is not None, "told of what exceeded a limit"
         self._journal.warning(
             "cell_exceeded",
             what=what,
             cell=process.name,
             worker=cell.name.worker,
             version=cell.name.version_id,
-            cpu_ms_max=self.cpu_ms_max(cell),
+            **limit,
         )
-        self._obey(self.cells.exceeded(process.name, what, self.clock.monotonic()))
         if cell.name.observed:
             at, to = self.clock.now(), self.maker.layout.tail_socket
             self.tasks.start_soon(tell_watchers, to, cell.name, what, at)
+
+    def _note_end(self, event: Exited) -> None:
+        cell, process = self.running.pop(event.name, (None, None))
+        wanted_memory = self.ran_out_of_memory(event.name)
+        if cell is None or process is None or process.killed or event.status in (0, -SIGTERM):
+            return
+        if wanted_memory:
+            process.exceeded = "memory"
+            self._tell_exceeded(cell, process, memory_mib=self.memory_mib(cell))
 
     def traffic(self) -> tuple[dict[WorkerKey, Traffic], dict[WorkerKey, str]]:
         """Return where requests shall go now, and which workers to refuse at the door."""

@@ -77,7 +77,8 @@ def cell_status(machine: str, cell: Cell, starts_failed_max: int) -> dict[str, A
         "server": cell.name.server,
         "current": cell.current,
         "crashes": cell.crashes_all,
-        "exceeded_cpu": cell.exceeded_cpu,
+        "exceeded_cpu": cell.exceeded["cpu"],
+        "exceeded_memory": cell.exceeded["memory"],
         "starts_failed": cell.starts_failed,
     }
 

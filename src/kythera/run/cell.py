@@ -8,6 +8,7 @@ cell again after the agent was restarted.
 """
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,7 +18,7 @@ WorkerKey = tuple[str, str]
 PROCESS_MARK = "+"
 """Between a socket's name and the number of a process on it."""
 ProcessState = Literal["starting", "ready", "stopping"]
-Limited = Literal["cpu"]
+Limited = Literal["cpu", "memory"]
 """What a process was ended for using too much of."""
 CellState = Literal["idle", "starting", "ready", "draining", "failed"]
 
@@ -34,7 +35,7 @@ class Process:
     stop_at: float = 0.0
     killed: bool = False
     exceeded: Limited | None = None
-    """It was killed for this: no crash, and nothing that backs off."""
+    """It ended for this: no crash, and nothing that backs off."""
     cpu_seconds: float = 0.0
     measured_at: float | None = None
     cpu_share: float = 0.0
@@ -103,8 +104,8 @@ class Cell:
     cpu_past: float = 0.0
     crashes: int = 0
     crashes_all: int = 0
-    exceeded_cpu: int = 0
-    """Processes that were killed because a turn burnt more than it may."""
+    exceeded: Counter[Limited] = field(default_factory=Counter)
+    """Processes that ended because they used too much of something."""
     starts_failed: int = 0
     retry_at: float = 0.0
     retired_at: float | None = None

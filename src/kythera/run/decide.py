@@ -93,7 +93,7 @@ class WorkerCells:
         if process.state == "starting":
             self._start_failed(cell, now)
         elif process.exceeded is not None:
-            cell.exceeded_cpu += 1
+            cell.exceeded[process.exceeded] += 1
         elif process.state == "ready":
             cell.crashes_all += 1
             lived = now - process.ready_at

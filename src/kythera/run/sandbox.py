@@ -52,9 +52,10 @@ class ShutIn:
     """Where it sees them → where they are: files, folders and sockets."""
 
 
-def memory_mib(version: Version, limits: Limits) -> int:
+def memory_mib(version: Version | None, limits: Limits) -> int:
     """Return the megabytes of a version's heap; 0: as much as V8 takes."""
-    return min(version.confinement.memory_mib or limits.heap_mib_max, limits.memory_mib_max)
+    asked = 0 if version is None else version.confinement.memory_mib
+    return min(asked or limits.heap_mib_max, limits.memory_mib_max)
 
 
 def uid_of(account: str) -> int:
