@@ -26,6 +26,7 @@ CHOSEN = {
     "join": "",
     "tls_certificates": None,
     "egress_allow": ("10.0.0.0/8",),
+    "require_isolation": "strict",
     "limits": ("idle_stop_s=1.5", "modules_max=3"),
 }
 
@@ -37,6 +38,7 @@ def test_words_become_the_keepers_options(tmp_path: Path) -> None:
     assert options.domain == "example.org"
     assert options.egress_allow == ("public", "10.0.0.0/8")
     assert options.json
+    assert options.strict
     assert (options.limits.idle_stop_s, options.limits.modules_max) == (1.5, 3)
     assert options.https == ""
 

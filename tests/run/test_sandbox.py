@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from kythera.ground.forking import STAGE
 from kythera.model.limits import MIB, Limits
 from kythera.model.platform import Isolation
 from kythera.model.records import Confinement
@@ -57,8 +58,8 @@ def test_a_whole_sandbox_has_everything() -> None:
     assert "--seccomp {file:/state/seccomp.bpf}" in line
     assert "--info-fd {info}" in line
     assert "--ro-bind /lib/libc.so.6 /lib/libc.so.6" in line
-    assert "--ro-bind /tmp/bin-workerd /bin/workerd" in line
-    assert "--ro-bind /tmp/assets /assets" in line
+    assert f"--ro-bind {STAGE}/bin-workerd /bin/workerd" in line
+    assert f"--ro-bind {STAGE}/assets /assets" in line
     assert shut.stage == {"bin-workerd": "/far/workerd", "assets": "/state/assets/1"}
     assert line.endswith("--remount-ro / --chdir / -- /bin/workerd serve -")
     assert "--bind " not in line

@@ -11,7 +11,9 @@ import resource
 import shutil
 import socket
 import sys
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import anyio
@@ -26,7 +28,9 @@ from kythera.distribute.remembered import remembered_core
 from kythera.ground.layout import Layout
 from kythera.ground.processes import child
 from kythera.model.errors import KytheraError, SetupError
+from kythera.model.limits import Limits
 from kythera.model.platform import Platform
+from kythera.node.isolation import asked
 from kythera.run.workerd import ca_available, find_schema, find_workerd, workerd_version
 
 PROGRAM_S = 5.0
@@ -42,6 +46,7 @@ DISK_WANTED_BYTES = 2 * GIB
 DISK_MIN_BYTES = GIB // 4
 CLOCK_UNSYNCHRONISED = 0x0040
 """STA_UNSYNC of adjtimex(2)."""
+WHOLE_ISOLATION = "bubblewrap, system calls by a list, a uid for each account"
 OUR_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
@@ -187,14 +192,18 @@ def certificates() -> Verdict:
 
 
 def isolation() -> Verdict:
-    """Say plainly how much stands between two workers, and between a worker and this machine."""
-    who = "root" if os.geteuid() == 0 else f"user {os.geteuid()}"
-    advice = "Run the platform as a user of its own. " if os.geteuid() == 0 else ""
+    """Say plainly what stands between two workers, and between a worker and this machine; tried
+    with a real cell, as each start of the platform tries it."""
+    with tempfile.TemporaryDirectory(prefix="kythera-doctor-") as folder:
+        found = asked(Path(folder, "seccomp.bpf"), Limits())
+    if not found.weaker:
+        return ok("isolation", WHOLE_ISOLATION)
     return Verdict(
         "isolation",
         "warn",
-        f"each version has a process of its own, as {who}, without a sandbox.",
-        f"{advice}Deploy only code that you trust with this machine.",
+        "; ".join(sentence.rstrip(".") for sentence in found.weaker) + ".",
+        "Until that is mended, deploy only code that you trust with this machine "
+        "(--require-isolation strict refuses to start without).",
     )
 
 

@@ -12,12 +12,12 @@ import signal
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
+from kythera.ground.clock import SystemClock
 from kythera.ground.files import memfd, write_atomically
 from kythera.ground.forking import (
     Command,
@@ -44,6 +44,7 @@ PROBE_S_MAX = 5.0
 CONTROL_BYTES_MAX = 4_096
 ACCOUNT = "probe"
 MEMORY_MIB = 128
+CLOCK = SystemClock()
 
 
 def examine(seccomp: Path, limits: Limits) -> Isolation:
@@ -145,9 +146,9 @@ def _started(
     )
     inner = pidfd
     try:
-        text, until = b"", time.monotonic() + PROBE_S_MAX
+        text, until = b"", CLOCK.monotonic() + PROBE_S_MAX
         while b'"listen"' not in text:
-            left_s = max(0.0, until - time.monotonic())
+            left_s = max(0.0, until - CLOCK.monotonic())
             ready, _, _ = select.select([control, pidfd], [], [], left_s)
             if control not in ready:
                 raise KytheraError(_complaint(said))

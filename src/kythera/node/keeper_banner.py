@@ -53,6 +53,7 @@ def banner(platform: Platform, state: Path, command: str, facts: Mapping[str, An
             f"  Workers   {_workers_address(platform)}",
             f"  API       {api_url(platform)}",
             "",
+            *_isolation(platform),
             "Deploy a project of your own, from its folder:",
             "",
             f"  {to_deploy}",
@@ -61,6 +62,14 @@ def banner(platform: Platform, state: Path, command: str, facts: Mapping[str, An
             "",
         ]
     )
+
+
+def _isolation(platform: Platform) -> list[str]:
+    weaker = platform.isolation.weaker
+    if not weaker:
+        return []
+    said = [f"  - {sentence}" for sentence in weaker]
+    return ["Workers are shut in less well here than Kythera can (kythera doctor):", *said, ""]
 
 
 def _workers_address(platform: Platform) -> str:
