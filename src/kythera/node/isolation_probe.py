@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from kythera.ground.cgroups import Groups, find
 from kythera.ground.clock import SystemClock
 from kythera.ground.files import memfd, write_atomically
 from kythera.ground.forking import (
@@ -45,6 +46,7 @@ CONTROL_BYTES_MAX = 4_096
 ACCOUNT = "probe"
 MEMORY_MIB = 128
 CLOCK = SystemClock()
+AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
 
 
 def examine(seccomp: Path, limits: Limits) -> Isolation:
@@ -63,8 +65,28 @@ def examine(seccomp: Path, limits: Limits) -> Isolation:
             weaker.append(f"{_named(way)} does not work here: {error.message}")
             continue
         left = [] if way.bubblewrap and way.seccomp and way.uids else weaker
+        left += without_groups(find(f"kythera-probe-{os.getpid()}"))
         return msgspec.structs.replace(way, data_bytes_idle=idle, weaker=tuple(left))
     return Isolation(weaker=tuple(weaker))
+
+
+def without_groups(groups: Groups) -> list[str]:
+    """Say what the lack of control groups means here; remove the ones that were tried."""
+    groups.clear()
+    said = {
+        "memory": "no memory control group: cells are bounded by V8's heap and RLIMIT_DATA alone.",
+        "cpu": "no cpu control group: busy cores are shared by the kernel's own rule, process by "
+        "process" + (", each cell a session of its own." if autogroups() else "."),
+    }
+    return [said[name] + " Start the platform as root." for name in groups.missing]
+
+
+def autogroups() -> bool:
+    """Tell whether the kernel shares busy cores between sessions (sched(7), autogroup)."""
+    try:
+        return AUTOGROUP.read_text(encoding="ascii").strip() == "1"
+    except OSError:
+        return False
 
 
 def _named(way: Isolation) -> str:

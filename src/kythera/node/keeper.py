@@ -16,6 +16,7 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
+from kythera.ground.cgroups import find, mark_of
 from kythera.ground.chance import SystemChance
 from kythera.ground.journal import Journal
 from kythera.ground.layout import Layout
@@ -73,6 +74,9 @@ def run(options: UpOptions) -> int:
         keeper = Keeper(options, layout)
         stack.callback(keeper.close)
         keeper.open(patient=lock.was_killed)
+        groups = find(mark_of(layout.state))
+        groups.clear()  # what a platform that was killed has left
+        stack.callback(groups.clear)
         with contextlib.suppress(SetupError):  # The agent says so, and what to install.
             # So that the only cell's memory is told as what it is: see hold_binary.
             stack.callback(hold_binary(find_workerd()).close)

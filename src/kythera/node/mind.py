@@ -16,6 +16,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from kythera.distribute.blobs import Damaged
+from kythera.ground.cgroups import find, mark_of
 from kythera.ground.clock import Clock, iso
 from kythera.ground.meters import cpu_seconds
 from kythera.ground.readiness import Readiness
@@ -23,6 +24,7 @@ from kythera.model.catalog import Catalog
 from kythera.model.errors import KytheraError
 from kythera.model.records import Version
 from kythera.model.traffic import Traffic
+from kythera.node.cell_groups import CellGroups
 from kythera.node.cell_maker import CellMaker
 from kythera.node.keeper_client import Exited, KeeperClient, Ready
 from kythera.node.last_words import tell_watchers
@@ -78,6 +80,7 @@ class Mind:
         self.maker = maker
         self.clock = clock
         self.tasks = tasks
+        self.groups = CellGroups(find(mark_of(maker.layout.state)))
         self.readiness = Readiness()
         self.pulses = Pulses(keeper, cells.folder)
         self.traffic_changed = anyio.Event()
@@ -167,7 +170,9 @@ class Mind:
     def memory_mib(self, cell: Cell) -> int:
         """Return what a cell's heap may hold, and as much again what lies beside it."""
         name = cell.name
-        version = self.catalog.version(name.account, name.worker, name.version_id)
+        return self._memory_mib(self.catalog.version(name.account, name.worker, name.version_id))
+
+    def _memory_mib(self, version: Version | None) -> int:
         return memory_mib(version, self.cells.limits)
 
     def exceeded(self, cell: Cell, process: Process, what: Limited) -> None:
@@ -193,6 +198,8 @@ class Mind:
     def _note_end(self, event: Exited) -> None:
         cell, process = self.running.pop(event.name, (None, None))
         wanted_memory = self.ran_out_of_memory(event.name)
+        if (name := CellName.parse(event.name)) is not None:
+            wanted_memory |= self.groups.close(name, event.name)
         if cell is None or process is None or process.killed or event.status in (0, -SIGTERM):
             return
         if wanted_memory:
@@ -280,6 +287,7 @@ class Mind:
                 rlimits=shut_in.rlimits,
                 uid=shut_in.uid,
                 stage=shut_in.stage,
+                cgroups=self.groups.open(cell, process, self._memory_mib(version)),
                 stop_order=CELL_STOP_ORDER,
                 batch=True,
             )
