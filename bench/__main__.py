@@ -15,7 +15,7 @@ from pathlib import Path
 import anyio
 import msgspec
 
-from bench import cold, failures, fleet, front, records, thousand, zipf
+from bench import cold, failures, fleet, front, records, sandbox, thousand, zipf
 from bench.figures import Figure, Machine, markdown, table
 
 BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
@@ -24,6 +24,7 @@ BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "thousand": thousand.run,
     "deploys": failures.deploys,
     "kills": failures.kills,
+    "sandbox": sandbox.run,
 }
 FLEET_BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "spread": fleet.spread,
