@@ -11,6 +11,7 @@ from kythera.control.status_document import CellFacts, MachineFacts, StatusAnswe
 from kythera.ground.meters import machine_memory_bytes
 from kythera.model.limits import Limits
 from kythera.model.platform import Platform
+from kythera.node.incidents import IncidentBook
 from kythera.node.status import MachineFacts as Facts
 from kythera.node.status import StatusServer, status
 from kythera.run.cell import Want
@@ -61,17 +62,26 @@ def test_the_memory_in_use_is_a_part_of_all() -> None:
     assert 0 < used < total
 
 
+async def connected(path: Path) -> anyio.abc.SocketStream | None:
+    """Connect; None while nobody listens yet."""
+    try:
+        return await anyio.connect_unix(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+
+
 @pytest.mark.anyio
 async def test_one_connection_gets_the_whole_document(tmp_path: Path) -> None:
     """Connect, read to the end."""
     path = tmp_path / "agent.sock"
-    server = StatusServer(str(path), PLATFORM, Cells("/run", Limits(), cores=2), Facts())
+    server = StatusServer(
+        str(path), PLATFORM, Cells("/run", Limits(), cores=2), Facts(), IncidentBook("here", 0.0)
+    )
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.run)
         with anyio.fail_after(5):
-            while not path.exists():
+            while (stream := await connected(path)) is None:
                 await anyio.sleep(0.001)
-            stream = await anyio.connect_unix(path)
             async with stream:
                 body = b"".join([chunk async for chunk in stream])
         tasks.cancel_scope.cancel()

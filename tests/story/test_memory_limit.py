@@ -71,6 +71,24 @@ def test_a_heap_that_is_full_ends_its_own_process_alone(
     assert '"cell_exceeded", "what": "memory"' in platform.log.read_text(errors="replace")
 
 
+def test_what_befell_a_worker_is_a_record_that_every_machine_can_tell(
+    platform: RunningPlatform,
+) -> None:
+    """Worker, version, reason, time and limit; through the log, not from the agent's memory."""
+    platform.fetch("http://greedy.localhost/heap", method="POST", timeout=ENDED_S_MAX)
+
+    def told() -> list[dict[str, Any]]:
+        answer = platform.call("GET", "/kythera/status")
+        return [one for one in answer.json()["result"]["incidents"] if one["worker"] == "greedy"]
+
+    wait_until(lambda: bool(told()), "it is in the log", deadline_s=20)
+    (incidents,) = told()
+    assert incidents["counts"]["exceededMemory"] >= 1
+    assert incidents["last"][-1]["reason"] == "exceededMemory"
+    assert incidents["last"][-1]["detail"] == f"memory_mib {MEMORY_MIB}"
+    assert "ended for its memory" in platform.kythera("status").stdout
+
+
 @pytest.mark.parametrize("how", ["buffers", "wasm"])
 def test_memory_beside_the_heap_is_refused(platform: RunningPlatform, how: str) -> None:
     """An error of that request (or the end of that process), long before the machine is full."""

@@ -19,7 +19,32 @@ def text(document: Mapping[str, Any]) -> str:
     machines = document["machines"]
     shown = one_machine(machines[0]) if len(machines) == 1 else fleet(machines)
     parts = [shown, *notes(machines)]
-    return "\n".join(parts) + "\n\n" + cells_text(document["cells"], len(machines))
+    cells = cells_text(document["cells"], len(machines))
+    return "\n".join(parts) + "\n\n" + cells + incidents_text(document.get("incidents") or ())
+
+
+WORDS = {
+    "exceededCpu": "ended for its CPU time",
+    "exceededMemory": "ended for its memory",
+    "crashed": "crashed",
+    "startFailed": "did not start",
+    "logsDropped": "lines of its console dropped",
+}
+
+
+def incidents_text(incidents: Sequence[Mapping[str, Any]]) -> str:
+    """Return what has befallen cells, a line for each worker and machine; nothing for nothing."""
+    rows = [
+        (
+            plain(one.get("worker", "?")),
+            plain(one.get("machine", "?")),
+            ", ".join(f"{n} x {WORDS.get(why, plain(why))}" for why, n in counts.items()),
+            plain(last[-1].get("at", "-"))[:19] if (last := one.get("last")) else "-",
+        )
+        for one in incidents
+        if (counts := one.get("counts"))
+    ]
+    return "\n\n" + table(("WORKER", "MACHINE", "WHAT BEFELL IT", "LAST"), rows) if rows else ""
 
 
 def one_machine(machine: Machine) -> str:

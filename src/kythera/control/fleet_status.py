@@ -8,6 +8,7 @@ it told last. Needs neither the log nor a whole copy.
 from typing import Any
 
 import anyio
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -46,6 +47,7 @@ async def document(services: Services) -> dict[str, Any]:
             for m in machines
         ],
         "cells": [e for m in machines for e in cell_entries(m.name, seen[m.name][1])],
+        "incidents": [msgspec.to_builtins(incidents) for incidents in catalog.incidents()],
     }
 
 

@@ -36,7 +36,7 @@ async def own_status(services: Services) -> StatusAnswer:
     told = decoded(body, StatusAnswer, services.me)
     lost = services.fleet.relay.lost
     machines = [msgspec.structs.replace(m, tail_events_lost=dict(lost)) for m in told.machines[:1]]
-    return StatusAnswer(machines=machines, cells=told.cells)
+    return msgspec.structs.replace(told, machines=machines)
 
 
 async def _read(path: Path) -> bytes:

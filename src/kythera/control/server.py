@@ -27,6 +27,7 @@ from kythera.control.belonging import keep_belonging
 from kythera.control.copies import LateCopy
 from kythera.control.fleet import Fleet
 from kythera.control.fleet_status import keep_looking
+from kythera.control.incidents import keep_telling
 from kythera.control.restored import take_back
 from kythera.control.services import OpenSecret, ReadBlob, Services, Tried
 from kythera.control.store import Store, put
@@ -257,6 +258,7 @@ async def serve(layout: Layout, announce: Callable[[], None] = lambda: None) -> 
         async with anyio.create_task_group() as background:
             background.start_soon(bootstrap, layout, services)
             background.start_soon(keep_sweeping, services)
+            background.start_soon(keep_telling, services)
             background.start_soon(keep_looking, services)
             background.start_soon(keep_belonging, services)
             fleet = services.fleet

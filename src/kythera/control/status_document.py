@@ -7,6 +7,8 @@ whole answer unreadable.
 
 from msgspec import Struct, field
 
+from kythera.model.records import Incidents
+
 
 class Filling(Struct, frozen=True, kw_only=True):
     """How far a copy that is being made is: sequence numbers."""
@@ -83,3 +85,4 @@ class StatusAnswer(Struct, frozen=True, kw_only=True):
 
     machines: list[MachineFacts] = field(default_factory=list)
     cells: list[CellFacts] = field(default_factory=list)
+    incidents: list[Incidents] = field(default_factory=list)

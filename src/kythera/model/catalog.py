@@ -15,6 +15,7 @@ from kythera.model.records import (
     Deployment,
     Domains,
     Heartbeat,
+    Incidents,
     Machine,
     Record,
     Routes,
@@ -104,6 +105,11 @@ class Catalog:
         """Return the newest heartbeat, or None."""
         record = self.records.get("heartbeat.fleet")
         return record if isinstance(record, Heartbeat) else None
+
+    def incidents(self) -> list[Incidents]:
+        """Return what has befallen workers' cells, by worker and machine."""
+        found = (r for r in self.records.values() if isinstance(r, Incidents))
+        return sorted(found, key=Incidents.key)
 
     def workers(self, account: str | None = None) -> list[Worker]:
         """Return the workers of one account, or of all, by account and name."""

@@ -174,6 +174,39 @@ class Version(Record, frozen=True, kw_only=True):
         return f"version.{self.account}.{self.worker}.{self.id}"
 
 
+class Incident(Struct, frozen=True, kw_only=True):
+    """A cell was ended, or died, or did not start: what, when, and whom it cost."""
+
+    reason: str
+    """One of INCIDENTS."""
+    version: str
+    at: str
+    rays: tuple[str, ...] = ()
+    """Of requests that got an error page because of it, as far as they are known."""
+    detail: str = ""
+
+
+INCIDENTS = ("exceededCpu", "exceededMemory", "crashed", "startFailed", "logsDropped")
+"""What may befall a worker's cells; the first two in the words of Cloudflare's outcomes."""
+
+
+class Incidents(Record, frozen=True, kw_only=True):
+    """What has befallen one worker's cells on one machine since its agent began to count: all of it
+    by reason, the last of it in full. Replaced as it grows, so there is one for each."""
+
+    kind: ClassVar[str] = "incidents"
+    account: str
+    worker: str
+    machine: str
+    since: str
+    counts: dict[str, int] = field(default_factory=dict)
+    last: tuple[Incident, ...] = ()
+
+    def key(self) -> str:
+        """`incidents.<account>.<worker>.<machine>`."""
+        return f"incidents.{self.account}.{self.worker}.{self.machine}"
+
+
 class Split(Struct, frozen=True, kw_only=True):
     """A share of a worker's traffic; percentages of a deployment add up to 100."""
 
@@ -353,7 +386,7 @@ KINDS: dict[str, type[Record]] = {
     kind.kind: kind
     for kind in (
         *(Account, Worker, Version, Deployment, Routes, Domains, Tail),
-        *(Machine, Token, Heartbeat, Core, Horizon),
+        *(Machine, Token, Heartbeat, Core, Horizon, Incidents),
     )
 }
 R = TypeVar("R", bound=Record)

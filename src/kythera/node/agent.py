@@ -150,6 +150,9 @@ async def run(layout: Layout) -> None:
         consoles = Consoles(keeper, clock)
         mind.started = consoles.listen_to
         mind.ran_out_of_memory = consoles.ran_out_of_memory
+        consoles.dropped = lambda cell: mind.incidents.add(
+            cell.account, cell.worker, "logsDropped", 1
+        )
         fleet = Fleet(layout, platform, catalog, clock)
         fetcher = await stack.enter_async_context(
             Fetcher(
@@ -181,7 +184,11 @@ async def run(layout: Layout) -> None:
             facts=facts,
             client=client,
         )
-        await drive(agent, StatusServer(str(layout.status_socket), platform, cells, facts), tasks)
+        await drive(
+            agent,
+            StatusServer(str(layout.status_socket), platform, cells, facts, mind.incidents),
+            tasks,
+        )
 
 
 async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) -> None:

@@ -7,6 +7,7 @@ exceptions with their ray id. A flood costs the flooder its own lines: above
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,6 +88,8 @@ class Consoles:
         self._keeper = keeper
         self._clock = clock
         self._readiness = Readiness()
+        self.dropped: Callable[[CellName], None] = lambda _: None
+        """Told of each line of a cell that is not logged because there were too many."""
         self._consoles: dict[str, Console] = {}
         self._out_of_memory: set[str] = set()
         self._journal = structlog.get_logger("console")
@@ -138,9 +141,13 @@ class Consoles:
         return data is not None
 
     def _log(self, console: Console, line: str) -> None:
-        if line.startswith(CELL_CHATTER) or not console.allow(self._clock.now()):
+        if line.startswith(CELL_CHATTER):
             return
         cell = CellName.parse(console.name)
+        if not console.allow(self._clock.now()):
+            if cell is not None:
+                self.dropped(cell)
+            return
         if cell is None:
             if not any(mark in line for mark in ENGINE_CHATTER):
                 self._journal.warning("engine", engine=console.name, line=line)

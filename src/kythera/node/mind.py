@@ -26,8 +26,9 @@ from kythera.model.records import Version
 from kythera.model.traffic import Traffic
 from kythera.node.cell_groups import CellGroups
 from kythera.node.cell_maker import CellMaker
+from kythera.node.incidents import IncidentBook
 from kythera.node.keeper_client import Exited, KeeperClient, Ready
-from kythera.node.last_words import tell_watchers
+from kythera.node.last_words import SAID, tell_watchers
 from kythera.node.pulses import Pulses
 from kythera.route.pages import CANNOT_START
 from kythera.run.cell import (
@@ -81,6 +82,7 @@ class Mind:
         self.clock = clock
         self.tasks = tasks
         self.groups = CellGroups(find(mark_of(maker.layout.state)))
+        self.incidents = IncidentBook(maker.platform.machine, clock.now())
         self.readiness = Readiness()
         self.pulses = Pulses(keeper, cells.folder)
         self.traffic_changed = anyio.Event()
@@ -120,6 +122,7 @@ class Mind:
 
     def records_changed(self) -> None:
         """The catalogue, or the time that tails expire by, has moved."""
+        self.incidents.keep({(w.account, w.name) for w in self.catalog.workers()})
         wanted = targets(self.catalog, iso(self.clock.now()), self.maker.platform.machine)
         self._obey(self.cells.want(wanted, self.clock.monotonic()))
         self.traffic_changed.set()
@@ -191,9 +194,14 @@ class Mind:
             version=cell.name.version_id,
             **limit,
         )
+        self._note_incident(cell, SAID[what][0], ", ".join(f"{k} {v}" for k, v in limit.items()))
         if cell.name.observed:
             at, to = self.clock.now(), self.maker.layout.tail_socket
             self.tasks.start_soon(tell_watchers, to, cell.name, what, at)
+
+    def _note_incident(self, cell: Cell, reason: str, detail: str) -> None:
+        name, now = cell.name, self.clock.now()
+        self.incidents.note(name.account, name.worker, name.version_id, reason, now, detail=detail)
 
     def _note_end(self, event: Exited) -> None:
         cell, process = self.running.pop(event.name, (None, None))
@@ -205,6 +213,9 @@ class Mind:
         if wanted_memory:
             process.exceeded = "memory"
             self._tell_exceeded(cell, process, memory_mib=self.memory_mib(cell))
+        else:
+            reason = "startFailed" if process.state == "starting" else "crashed"
+            self._note_incident(cell, reason, f"ended with {event.status}")
 
     def traffic(self) -> tuple[dict[WorkerKey, Traffic], dict[WorkerKey, str]]:
         """Return where requests shall go now, and which workers to refuse at the door."""

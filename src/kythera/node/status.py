@@ -13,6 +13,7 @@ import msgspec
 import kythera
 from kythera.ground.meters import machine_cpu_seconds, machine_memory_bytes, private_bytes
 from kythera.model.platform import Platform
+from kythera.node.incidents import IncidentBook
 from kythera.run.cell import Cell
 from kythera.run.decide import Cells
 
@@ -130,7 +131,15 @@ def status(platform: Platform, cells: Cells, facts: MachineFacts) -> dict[str, A
 class StatusServer:
     """Serves the document on a unix socket, one for each connection."""
 
-    def __init__(self, path: str, platform: Platform, cells: Cells, facts: MachineFacts) -> None:
+    def __init__(
+        self,
+        path: str,
+        platform: Platform,
+        cells: Cells,
+        facts: MachineFacts,
+        incidents: IncidentBook,
+    ) -> None:
+        self._incidents = incidents
         self._path = path
         self._platform = platform
         self._cells = cells
@@ -143,7 +152,8 @@ class StatusServer:
             await listener.serve(self._send)
 
     async def _send(self, stream: anyio.abc.SocketStream) -> None:
-        document = msgspec.json.encode(status(self._platform, self._cells, self._facts))
+        told = status(self._platform, self._cells, self._facts)
+        document = msgspec.json.encode({**told, "incidents": self._incidents.document()})
         async with stream:
             with anyio.move_on_after(SEND_S):
                 try:
