@@ -19,7 +19,7 @@ SCOPES = ("read", "deploy", "secrets", "admin")
 
 @click.group("api-token")
 def api_token() -> None:
-    """Make, list and revoke tokens for the API: for a colleague, a program, a CI."""
+    """Say who may call the API, and what for. Tokens for a colleague, a program, a CI."""
 
 
 @api_token.command("create")

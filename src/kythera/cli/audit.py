@@ -21,7 +21,7 @@ ID_SHOWN = 8
 @click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True)
 @with_here
 def audit(here: Here, worker: str | None, since: float | None, limit: int) -> None:
-    """Show who changed what: when, from where, before and after. Newest last."""
+    """Show who changed what. When, from where, before and after; newest last."""
     asked: dict[str, Any] = {"per_page": limit, "page": 1, "direction": "desc"}
     if worker:
         asked["worker"] = worker

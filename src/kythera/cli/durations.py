@@ -9,8 +9,8 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 DURATION = re.compile(r"([0-9]{1,9})([smhd])")
 
 
-class Duration(click.ParamType):
-    """A length of time, in seconds; with `never`, None for that word."""
+class Duration(click.ParamType[float]):
+    """A length of time, in seconds; where `never` is allowed, it is infinity."""
 
     name = "duration"
 
@@ -19,8 +19,8 @@ class Duration(click.ParamType):
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | None:
-        """Return the seconds."""
+    ) -> float:
+        """Return the seconds; `never` is infinity."""
         if isinstance(value, int | float):
             return float(value)
         if self._never and value == "never":
