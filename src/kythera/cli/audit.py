@@ -72,9 +72,9 @@ def change(record: Mapping[str, Any]) -> str:
 
 def brief(fact: Any) -> str:
     """Return a fact as briefly as it can be told apart. Pure."""
+    if fact is None or fact in ("", [], {}):
+        return "-"
     match fact:
-        case None | "" | [] | {}:
-            return "-"
         case dict():
             return ", ".join(f"{brief(key)} {brief(each)}" for key, each in fact.items())
         case list():
