@@ -13,6 +13,8 @@ from kythera.ground.clock import SystemClock, iso
 LOGS = "/audit_logs"
 CHANGE_MAX = 100
 ID_SHOWN = 8
+FIRST = ("serves", "secrets", "secrets with a new text", "version", "number")
+"""What matters most stands where a line is not cut."""
 
 
 @click.command()
@@ -58,11 +60,12 @@ def _from(record: Mapping[str, Any]) -> str:
 def change(record: Mapping[str, Any]) -> str:
     """Return what changed, on one line. Pure."""
     before, after = record["oldValueJson"], record["newValueJson"]
+    keys = sorted({**before, **after}, key=lambda k: FIRST.index(k) if k in FIRST else len(FIRST))
     parts = [
         f"{key}: {brief(before[key])} -> {brief(after.get(key))}"
         if key in before
-        else f"{key}: {brief(fact)}"
-        for key, fact in {**before, **after}.items()
+        else f"{key}: {brief(after[key])}"
+        for key in keys
     ]
     if record["action"]["info"]:
         parts.append(f"({record['action']['info']})")

@@ -17,6 +17,7 @@ from kythera.model.catalog import Catalog
 from kythera.model.records import (
     ApiToken,
     Audit,
+    Confinement,
     Core,
     Deployment,
     Domains,
@@ -170,7 +171,7 @@ def _new_version(version: Version, catalog: Catalog) -> tuple[Facts, Facts]:
     earlier = [v for v in catalog.versions(version.account, version.worker) if v.id != version.id]
     old = _contents(earlier[0]) if earlier else {}
     new = _contents(version)
-    changed = [key for key in new if new[key] != old.get(key)]
+    changed = [key for key in new if new[key] != old.get(key) and (new[key] or key in old)]
     after: Facts = {"version": version.id, "number": version.number}
     after |= {key: new[key] for key in changed}
     replaced = sorted(_replaced(earlier[0], version)) if earlier else []
@@ -186,11 +187,18 @@ def _contents(version: Version) -> Facts:
         "secrets": sorted(secrets_of(version)),
         "compatibility": [version.compatibility_date, *version.compatibility_flags],
         "limits": version.limits,
-        "confinement": msgspec.to_builtins(version.confinement),
+        "confinement": _told(version.confinement),
         "placement": version.placement,
         "assets": "" if version.assets is None else version.assets.manifest[:12],
     }
     return shown
+
+
+def _told(confinement: Confinement) -> Facts:
+    """Return what of it is not as the platform has it."""
+    usual: Facts = msgspec.to_builtins(Confinement())
+    shown: Facts = msgspec.to_builtins(confinement)
+    return {key: fact for key, fact in shown.items() if fact != usual[key]}
 
 
 def _bindings(version: Version) -> Iterator[str]:
