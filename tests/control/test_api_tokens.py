@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kythera.control.access import Gate
 from kythera.control.api_proofs import WrongToken, digest
 from kythera.control.api_tokens import KEPT_S, read_token
+from kythera.control.grounds import Hosts
 from kythera.model.errors import Refusal
 from kythera.model.limits import Limits
 from kythera.model.records import ApiToken, encode
@@ -162,28 +165,60 @@ async def test_a_deploy_token_of_one_worker_deploys_that_and_sees_no_other(world
     assert version.author_email == "ci@localhost"
 
 
-async def test_a_hostname_is_not_taken_from_a_worker_that_is_not_ones_own(world: World) -> None:
-    """Neither by taking over nor by finding out whose it is."""
+async def test_no_hostname_of_another_worker_is_led_away(world: World) -> None:
+    """Goal: a token for one worker takes no visitor of another. Method: every way to be in between:
+    its hostname, its domain, a part of its routes, wildcards, a worker that does not exist yet."""
     for name in ("other", "shop"):
         await world.deploy(name)
-    wanted: Any = {"origins": [{"hostname": "o.test"}], "override_existing_origin": True}
-    await world.ok("PUT", "scripts/other/domains/records", wanted)
+    theirs = {"origins": [{"hostname": "o.test"}]}
+    await world.ok("PUT", "scripts/other/domains/records", theirs)
     await world.ok("PUT", "scripts/other/routes", [{"pattern": "r.test/*"}])
+    await world.ok("PUT", "scripts/shop/routes", [{"pattern": "r.test/shop/*"}])  # as root
     mine = {"headers": bearer(await token(world, "deploy", workers=["shop"]))}
-    path = "scripts/shop/domains/records"
-    assert is_forbidden(await world.call("PUT", path, wanted, **mine))
+    kept_route = {"pattern": "r.test/shop/*"}
+    patterns = "other.localhost/* later.localhost/* *.localhost/* */* *ther.localhost/x o.test/a"
+    for pattern in f"{patterns} r.test/* r.test/api/* *.test/*".split():
+        body = [kept_route, {"pattern": pattern}]
+        response = await world.call("PUT", "scripts/shop/routes", body, **mine)
+        assert response.status_code in (403, 409), pattern
+        assert "other'" not in response.json()["errors"][0]["message"]
+        assert response.json()["errors"][0]["code"] != 10000, "wrangler would try another way"
+    for hostname in ("o.test", "other.localhost", "later.localhost", "r.test"):
+        for force in (False, True):
+            asked = {"origins": [{"hostname": hostname}], "override_existing_origin": force}
+            response = await world.call("PUT", "scripts/shop/domains/records", asked, **mine)
+            assert response.status_code == 403, hostname
     assert world.catalog.domains(ACCOUNT, "other").hostnames == ("o.test",)
-    wanted["override_existing_origin"] = False
-    for _, _, told in (
-        await world.refused("PUT", path, wanted, **mine),
-        await world.refused("PUT", "scripts/shop/routes", [{"pattern": "r.test/*"}], **mine),
-    ):
-        assert "'(another)'" in told
     shown = await world.ok(
         "POST", "scripts/shop/domains/changeset", [{"hostname": "o.test"}], **mine
     )
-    assert "other" not in json.dumps(shown).replace("(another)", "")
-    await world.ok("PUT", path, {**wanted, "override_existing_origin": True})  # root may
+    assert shown["updated"][0]["service"] == "(another)"
+    fine = [kept_route, {"pattern": "shop.localhost/x"}, {"pattern": "new.test/*"}]
+    await world.ok("PUT", "scripts/shop/routes", fine, **mine)
+    await world.ok(
+        "PUT", "scripts/shop/domains/records", {"origins": [{"hostname": "s.test"}]}, **mine
+    )
+    over = {**theirs, "override_existing_origin": True}
+    await world.ok("PUT", "scripts/shop/domains/records", over)  # root may
+
+
+@given(
+    st.lists(st.sampled_from("ab"), max_size=3).map(".".join),
+    st.booleans(),
+    st.lists(st.sampled_from("ab"), max_size=3).map(".".join),
+    st.booleans(),
+    st.lists(st.sampled_from("ab"), max_size=4).map(".".join),
+)
+def test_hosts_that_share_one_meet(
+    one: str, one_open: bool, two: str, two_open: bool, host: str
+) -> None:
+    """Against the definition: if any host belongs to both, they meet; and it is mutual."""
+    left, right = Hosts(one, one_open), Hosts(two, two_open)
+    assert left.meets(right) == right.meets(left)
+    both = all(
+        host.endswith(each.name) if each.open else host == each.name for each in (left, right)
+    )
+    assert left.meets(right) or not both
 
 
 async def test_a_deploy_token_sets_no_secret_by_any_way(world: World) -> None:

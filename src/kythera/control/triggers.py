@@ -14,8 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kythera.control.bodies import json_body, object_body
-from kythera.control.caller import refuse_beyond, sees
+from kythera.control.caller import calling, refuse_beyond, sees
 from kythera.control.envelope import listed, success
+from kythera.control.grounds import refuse_others_domains, refuse_others_routes
 from kythera.control.identity import account_view
 from kythera.control.scopes import DEPLOY
 from kythera.control.services import Services, services_of
@@ -121,6 +122,9 @@ async def put_routes(request: Request) -> Response:
         current = catalog.routes(services.account, worker.name)
         if current.routes == wanted:
             return
+        had = {route.pattern for route in current.routes}
+        asked = [route.pattern for route in wanted]
+        refuse_others_routes(calling.get(), asked, had, catalog, services.platform.domain)
         await services.store.write([put(msgspec.structs.replace(current, routes=wanted))])
         others = [o for o in _earlier(services, current, _all_routes) if isinstance(o, Routes)]
         try:
@@ -153,7 +157,11 @@ async def put_domains(request: Request) -> Response:
 
     async def change() -> None:
         worker_of(request)
-        before = services.store.catalog().domains(services.account, worker.name)
+        catalog = services.store.catalog()
+        before = catalog.domains(services.account, worker.name)
+        refuse_others_domains(
+            calling.get(), wanted, before.hostnames, catalog, services.platform.domain
+        )
         await services.store.write(_moved(services, worker.name, wanted, take_over=take_over))
         others = [o for o in _earlier(services, before, _all_domains) if isinstance(o, Domains)]
         held = triggers.holders(wanted, worker.name, others)
