@@ -34,22 +34,24 @@ Options:
   -h, --help  Show this message and exit.
 
 Commands:
-  up        Start the platform on this machine; Ctrl-C stops it.
-  fleet     Run a whole fleet on this computer, and trouble it.
-  status    Show machines and cells as they are now.
-  token     Make the lines with which machines join.
-  machine   List, drain, promote and remove machines.
-  doctor    Check this machine and the running platform.
-  deploy    Put a project, or one .js/.ts file, into service.
-  tail      Watch a worker's requests, console and exceptions.
-  rollback  Serve an earlier version again.
-  worker    List and delete workers.
-  versions  List a worker's versions.
-  secret    Set, list and delete a worker's secrets.
-  wrangler  Run wrangler against this platform.
-  env       Print the environment that wrangler needs.
-  backup    Write everything to one file.
-  restore   Make a new platform from a backup.
+  up         Start the platform on this machine; Ctrl-C stops it.
+  fleet      Run a whole fleet on this computer, and trouble it.
+  status     Show machines and cells as they are now.
+  token      Make the lines with which machines join.
+  api-token  Say who may call the API, and what for.
+  audit      Show who changed what.
+  machine    List, drain, promote and remove machines.
+  doctor     Check this machine and the running platform.
+  deploy     Put a project, or one .js/.ts file, into service.
+  tail       Watch a worker's requests, console and exceptions.
+  rollback   Serve an earlier version again.
+  worker     List and delete workers.
+  versions   List a worker's versions.
+  secret     Set, list and delete a worker's secrets.
+  wrangler   Run wrangler against this platform.
+  env        Print the environment that wrangler needs.
+  backup     Write everything to one file.
+  restore    Make a new platform from a backup.
 
 Exit codes:
   0    done

@@ -102,3 +102,11 @@ def test_lengths_of_time_are_said_as_a_person_does() -> None:
     """Never more digits than one can use."""
     said = [duration(ms) for ms in (None, 3, 1_500, 600_000, 7_200_000)]
     assert said == ["-", "3 ms", "1.5 s", "10 min", "2.0 h"]
+
+
+def test_audit_records_that_wait_are_said() -> None:
+    """Until they are written, or gone from memory."""
+    late = {**LEAD, "audit_records": {"late": 3, "written_late": 1}}
+    assert "a: 2 audit records wait for the log" in text({"machines": [late], "cells": []})
+    done = {**LEAD, "audit_records": {"late": 3, "written_late": 2, "lost": 1}}
+    assert "audit" not in text({"machines": [done], "cells": []})

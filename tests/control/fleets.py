@@ -18,6 +18,7 @@ import msgspec
 from starlette.types import ASGIApp
 
 from kythera.control.app import build_app, build_peers_app
+from kythera.control.audit import Trail
 from kythera.control.fleet import Fleet
 from kythera.control.peers import PEER_HEADER
 from kythera.control.store import Store, put
@@ -104,7 +105,12 @@ class Member(World):
         self.services = dataclasses.replace(
             self.services,
             platform=platform,
-            store=Store(log, self.copy, limits),
+            store=Store(
+                log,
+                self.copy,
+                limits,
+                trail=Trail(name, log, limits, self.clock, self.services.journal),
+            ),
             chance=SeededChance(sum(name.encode())),
             fleet=Fleet(mesh=FakeMesh(network, name), status_socket=folder / "agent.sock"),
         )

@@ -74,7 +74,7 @@ async def test_a_copy_that_does_not_follow_answers_in_time_and_says_how_old_it_i
         response = await fleet["b"].call("GET", "scripts")
     assert response.json()["result"] == []
     told = response.json()["messages"][0]["message"]
-    assert "3 records behind the log, as of 2026-11-18T" in told
+    assert "4 records behind the log, as of 2026-11-18T" in told
     assert response.headers["kythera-stale"] == told
     fleet["b"].copy.stopped_at = None
     response = await fleet["b"].call("GET", "scripts")
@@ -159,7 +159,7 @@ async def test_a_write_over_what_this_copy_cannot_see_is_refused_in_words(fleet:
     async def change() -> None:
         await b.services.store.write([replaced(before, logpush=True)])
 
-    with pytest.raises(StoreUnavailable, match=r"It was not written.*2 records behind"):
+    with pytest.raises(StoreUnavailable, match=r"It was not written.*3 records behind"):
         await b.services.store.settled("worker one", change)
     after = fleet["a"].catalog.worker(ACCOUNT, "one")
     assert after is not None

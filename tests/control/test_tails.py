@@ -18,6 +18,7 @@ from kythera.control.app import build_events_app
 from kythera.control.tails import sweep
 from kythera.ground.clock import iso
 from kythera.model.limits import Limits
+from tests.control.tokens import TOKENS, bearer, token
 from tests.control.world import ACCOUNT, World, world_at
 
 pytestmark = pytest.mark.anyio
@@ -122,6 +123,23 @@ def event(outcome: str = "ok", **fields: Any) -> dict[str, Any]:
 def path_of(tail: dict[str, str]) -> str:
     """Return the path of a tail's socket."""
     return "/" + tail["url"].split("/", 3)[3]
+
+
+async def test_a_tail_ends_with_the_token_it_was_made_with(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is turned away sees no more: revoked, or expired, while watching."""
+    monkeypatch.setattr("kythera.control.tails.SOCKET_CHECK_S_MAX", 0.01)
+    await world.deploy()
+    text = await token(world, "read", workers=["hello"])
+    tail = await made(world, **bearer(text))
+    async with watching(world, path_of(tail)) as watcher:
+        await happen(world, event())
+        await watcher.wait(2)
+        await world.ok("DELETE", f"{TOKENS}/ci")
+        await watcher.wait(3)
+        assert watcher.said[-1]["type"] == "websocket.close"
+    assert world.catalog.tails(ACCOUNT, "hello") == []
 
 
 async def test_a_watcher_sees_what_happens_in_a_worker(world: World) -> None:

@@ -17,9 +17,11 @@ from msgspec import Struct
 
 from kythera.control.app import build_app
 from kythera.control.asset_index import AssetIndex
+from kythera.control.audit import Trail
 from kythera.control.services import OpenSecret, ReadBlob, Services
 from kythera.control.store import Store, put
 from kythera.control.tail_hub import TailHub
+from kythera.control.wrong_tokens import WrongTokens
 from kythera.deploy.assets import digest_of, session_key
 from kythera.deploy.seal import Sealer
 from kythera.distribute.copy import Changes
@@ -152,12 +154,18 @@ class World:
         self.workshop = Workshop()
         self.journal = io.StringIO()
         chance = SeededChance(1)
+        journal = Journal("api", json_lines=True, out=self.journal)
         self.services = Services(
             platform=Platform(
                 account_id=ACCOUNT, machine="m", http="127.0.0.1:8080", limits=limits
             ),
             token=TOKEN,
-            store=Store(self.log, self.copy, limits),
+            store=Store(
+                self.log,
+                self.copy,
+                limits,
+                trail=Trail("m", self.log, limits, self.clock, journal),
+            ),
             blobs=self.blobs,
             seals=Sealer(bytes(32)),
             session_key=session_key(bytes(32)),
@@ -166,7 +174,8 @@ class World:
             tails=TailHub(limits, self.clock, chance),
             clock=self.clock,
             chance=chance,
-            journal=Journal("api", json_lines=True, out=self.journal),
+            journal=journal,
+            wrong_tokens=WrongTokens(limits),
         )
         self.app = build_app(self.services)
         self.client = httpx.AsyncClient(

@@ -456,6 +456,17 @@ async def test_a_horizon_that_moves_while_a_copy_is_filled_asks_for_a_snapshot()
                 pass
 
 
+async def test_an_empty_log_is_not_asked_when_its_newest_entry_was_written() -> None:
+    """nats-server calls that a bad request; the agent of a platform's first start asked."""
+
+    class Unasked(MemoryLog):
+        async def written_at(self, seq: int) -> float | None:
+            raise AssertionError(f"asked about {seq}")
+
+    log = Unasked()
+    assert await prune_once(log, MemoryEntries(log), KEPT) == 0  # type: ignore[arg-type]
+
+
 async def test_a_relay_gives_a_snapshot_from_a_copy_with_a_horizon(copy: Copy) -> None:
     """From 0 with a horizon above it: everything there is, without a complaint."""
     copy.mark_whole()

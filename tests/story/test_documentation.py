@@ -28,7 +28,13 @@ from kythera.cli.main import kythera
 from tests.platforms import ROOT, RunningPlatform, clean_environment, running
 from tests.processes import wait_until
 
-DOCUMENTS = ("README.md", "docs/1-deploy.md", "docs/2-distribute.md", "docs/operate/5-back-up.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/1-deploy.md",
+    "docs/2-distribute.md",
+    "docs/operate/5-back-up.md",
+    "docs/operate/6-tokens-and-audit.md",
+)
 COMMAND_S_MAX = 60.0
 BACKGROUND_S_MAX = 30.0
 SERVED_S_MAX = 10.0

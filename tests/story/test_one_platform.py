@@ -78,6 +78,31 @@ def hosts_seen(socket: ClientConnection, fleet: RunningFleet, wanted: set[str]) 
     return seen
 
 
+def test_a_token_is_revoked_on_every_machine_and_all_tell_who_did_what(
+    fleet: RunningFleet,
+) -> None:
+    """Made on one machine, used on another, revoked on a third: refused at once by all; the audit is
+    the same everywhere."""
+    first, second, third = fleet.machines
+    made = result(first, "POST", "/tokens", json={"name": "ci", "scopes": ["read"]})
+    mine = {"headers": {"Authorization": f"Bearer {made['value']}"}}
+    for machine in fleet.machines:
+        result(machine, "GET", "/workers/scripts", **mine)
+    result(second, "DELETE", "/tokens/ci")
+    for machine in (third, first, second):
+        answer = machine.call("GET", "/workers/scripts", **mine)
+        assert answer.status_code == 403, machine.name
+        assert "was revoked" in answer.text
+    told = [result(machine, "GET", "/audit_logs") for machine in fleet.machines]
+    assert told[0] == told[1] == told[2]
+    revoked, created = told[0][:2]
+    assert (revoked["action"]["type"], created["action"]["type"]) == (
+        "revoke API token",
+        "make API token",
+    )
+    assert revoked["metadata"]["machine"] == second.name
+
+
 def test_every_machine_tells_of_all(fleet: RunningFleet) -> None:
     """Sites, lag, versions, cells: from any of them."""
     fleet.upload("shown", CODE % "shown")

@@ -21,6 +21,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "fleet": ("kythera.cli.fleet", "fleet", "Run a whole fleet on this computer, and trouble it."),
     "status": ("kythera.cli.status", "status", "Show machines and cells as they are now."),
     "token": ("kythera.cli.token", "token", "Make the lines with which machines join."),
+    "api-token": ("kythera.cli.api_token", "api_token", "Say who may call the API, and what for."),
+    "audit": ("kythera.cli.audit", "audit", "Show who changed what."),
     "machine": ("kythera.cli.machines", "machine", "List, drain, promote and remove machines."),
     "doctor": ("kythera.cli.doctor", "doctor", "Check this machine and the running platform."),
     "deploy": ("kythera.cli.deploy", "deploy", "Put a project, or one .js/.ts file, into service."),

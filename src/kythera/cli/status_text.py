@@ -165,6 +165,10 @@ def notes(machines: Sequence[Machine]) -> Iterator[str]:
         if offset is not None and abs(offset) > OFFSET_MS_MAX:
             side = "ahead of" if offset > 0 else "behind"
             yield f"{name}: its clock is {duration(abs(offset))} {side} the fleet's."
+        audit = machine.get("audit_records") or {}
+        late = audit.get("late", 0) - audit.get("written_late", 0) - audit.get("lost", 0)
+        if late > 0:
+            yield f"{name}: {late} audit records wait for the log; its journal has them already."
         unknown = machine.get("unknown_records")
         if unknown:
             yield (

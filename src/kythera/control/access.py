@@ -1,32 +1,41 @@
-"""The gate before every endpoint: who may pass, whose account it is, and what a failure becomes.
+"""The gate before every endpoint: who is calling, whose account it is, and what a failure becomes.
 
 Promises: what was acknowledged on another machine is seen here, or the answer says how old it is;
 tokens are compared in constant time; nothing but health, tail sockets (whose URL is the
-capability) and asset uploads (which bring a token of their own) passes without one; whatever goes
-wrong behind the gate leaves as an envelope, and what nobody expected is in the journal.
+capability) and asset uploads (which bring a token of their own) passes without one; wrong tokens are
+counted, and slow whoever sends many; whatever goes wrong behind the gate leaves as an envelope, and
+what nobody expected is in the journal.
 """
 
-import hashlib
-import hmac
 import re
 import traceback
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kythera.control.api_proofs import (
+    UNAUTHENTICATED,
+    WrongToken,
+    address_of,
+    caller_of,
+    is_root,
+    text_of,
+)
+from kythera.control.caller import Caller, Forbidden, called_by
 from kythera.control.envelope import INTERNAL, STALE, failed, failure, no_route, notes
 from kythera.control.services import Services
 from kythera.model.errors import KytheraError, StoreUnavailable
 
-UNAUTHENTICATED = 10000
 ACCOUNT = re.compile(r"/client/v4/accounts/(?P<account>[^/]+)(/.*)?", re.DOTALL)
 OWN_TOKEN = re.compile(r"/client/v4/accounts/[^/]+/workers/assets/upload(/.*)?", re.DOTALL)
 OPEN = ("/healthz",)
 AS_IT_IS = re.compile(r"/client/v4/(user(/.*)?|accounts/[^/]+/kythera/status)", re.DOTALL)
 """What does not come from the records, or must be told while the log is away."""
 STALE_HEADER = "kythera-stale"
+TOO_MANY = "Too many wrong tokens come at once."
 
 
 class Gate:
@@ -35,7 +44,6 @@ class Gate:
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
         self._services = services
-        self._token = _digest(services.token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it here."""
@@ -53,11 +61,15 @@ class Gate:
                     MutableHeaders(scope=message)[STALE_HEADER] = sentence
             await send(message)
 
-        refused = self._refused(scope)
+        refused: Response | None = None
         try:
+            caller = await self._caller(scope)
+            refused = self._wrong_account(scope["path"])
             if refused is None:
-                await self._refresh(scope["path"])
-                await self._app(scope, receive, sending)
+                with called_by(caller):
+                    await self._app(scope, receive, sending)
+        except WrongToken as error:
+            refused = await self._slowed(error, scope)
         except Exception as error:  # noqa: BLE001 - the gate is where everything ends
             refused = self._caught(error, scope)
         finally:
@@ -65,11 +77,38 @@ class Gate:
         if refused is not None and not started:
             await refused(scope, receive, send)
 
-    async def _refresh(self, path: str) -> None:
+    async def _caller(self, scope: Scope) -> Caller | None:
+        """Return who is calling, as the newest records say; None where everybody may."""
+        path = scope["path"]
+        if path in OPEN or OWN_TOKEN.fullmatch(path):
+            return None
+        services, headers = self._services, Headers(scope=scope)
+        text = text_of(headers)
+        if is_root(text, services):
+            if not AS_IT_IS.fullmatch(path):
+                await self._refresh()
+            return caller_of(text, services, scope, headers)
+        await self._refresh_for(text, scope, headers)
+        return caller_of(text, services, scope, headers)
+
+    async def _refresh_for(self, text: str, scope: Scope, headers: Headers) -> None:
+        """Let the copy catch up before a token is believed: it may be made, or revoked, elsewhere.
+
+        Not for whoever has sent many wrong ones: each would be a question to the log."""
+        services = self._services
+        try:
+            caller_of(text, services, scope, headers)
+        except WrongToken as wrong:
+            client = address_of(scope)
+            if not wrong.may_be_new:
+                raise
+            if services.wrong_tokens.is_slowed(client, services.clock.monotonic()):
+                raise
+        await self._refresh()
+
+    async def _refresh(self) -> None:
         """In a fleet, let the copy catch up with what other machines acknowledged before."""
         services = self._services
-        if path in OPEN or OWN_TOKEN.fullmatch(path) or AS_IT_IS.fullmatch(path):
-            return
         joined = services.fleet.joined
         if not joined and len(services.store.catalog().machines()) < 2:
             return
@@ -81,17 +120,26 @@ class Gate:
         if note:
             notes.set(((STALE, note),))
 
-    def _refused(self, scope: Scope) -> Response | None:
-        path = scope["path"]
-        if path in OPEN or OWN_TOKEN.fullmatch(path):
-            return self._wrong_account(path)
-        presented = presented_token(Headers(scope=scope))
-        if presented is None:
-            return failure([(UNAUTHENTICATED, "Authentication error: no API token was sent.")], 401)
-        if not hmac.compare_digest(_digest(presented), self._token):
-            text = "Authentication error: this is not the API token of this platform."
-            return failure([(UNAUTHENTICATED, text)], 403)
-        return self._wrong_account(path)
+    async def _slowed(self, wrong: WrongToken, scope: Scope) -> Response:
+        """Count a wrong token; let its answer wait when many came from there."""
+        services, client = self._services, address_of(scope)
+        now = services.clock.monotonic()
+        wait_s = 0.0
+        if wrong.reason == "absent":
+            services.wrong_tokens.counts[wrong.reason] += 1
+        else:
+            wait_s = services.wrong_tokens.failed(client, wrong.reason, now)
+            told = services.wrong_tokens.to_tell(now)
+            if told is not None:
+                services.journal.warn("wrong_token", client=client, reason=wrong.reason, **told)
+        if wait_s and not services.wrong_tokens.begin_waiting():
+            return failure([(UNAUTHENTICATED, f"{wrong} {TOO_MANY}")], 429, {"retry-after": "5"})
+        if wait_s:
+            try:
+                await anyio.sleep(wait_s)
+            finally:
+                services.wrong_tokens.end_waiting()
+        return failure([(UNAUTHENTICATED, str(wrong))], wrong.status)
 
     def _wrong_account(self, path: str) -> Response | None:
         found = ACCOUNT.fullmatch(path)
@@ -101,6 +149,8 @@ class Gate:
 
     def _caught(self, error: Exception, scope: Scope) -> Response:
         if isinstance(error, KytheraError):
+            if isinstance(error, Forbidden):
+                self._services.wrong_tokens.counts["scope"] += 1
             return failed(error)
         if isinstance(error, ClientDisconnect):
             return failure([(INTERNAL, "The client went away.")], 400)
@@ -127,16 +177,3 @@ def _refuse_unless_member(services: Services) -> None:
             "This machine is no longer in its fleet: it was removed.",
             remedy="Ask another machine; or let this one join anew with an empty state folder.",
         )
-
-
-def presented_token(headers: Headers) -> str | None:
-    """Return the token of a request: a bearer, or the key of those who still use one."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token.strip():
-        return token.strip()
-    return headers.get("x-auth-key")
-
-
-def _digest(token: str) -> bytes:
-    """Equal lengths, so that a comparison tells nothing, not even how long the token is."""
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()

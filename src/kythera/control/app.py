@@ -3,6 +3,8 @@
 `build_app` takes everything from outside as `Services`, so that tests run it in their process.
 """
 
+from collections.abc import Awaitable, Callable, Iterable
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -11,6 +13,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from kythera.control import (
+    api_tokens,
+    audit_log,
     fleet_status,
     identity,
     join_tokens,
@@ -27,34 +31,67 @@ from kythera.control import (
     workers,
 )
 from kythera.control.access import Gate
+from kythera.control.caller import calling, doing, refuse
 from kythera.control.envelope import INTERNAL, failed, failure, no_route, wrong_method
 from kythera.control.peer_gate import PeerGate
+from kythera.control.scopes import ACCOUNT_PATH as ACCOUNT
+from kythera.control.scopes import OPEN, ROOT, SCRIPT, WORKERS, need_of
 from kythera.control.services import Services
 from kythera.model.errors import KytheraError
 
-ROOT = "/client/v4"
-ACCOUNT = f"{ROOT}/accounts/{{account}}"
-WORKERS = f"{ACCOUNT}/workers"
-SCRIPT = f"{WORKERS}/scripts/{{name}}"
+
+def api_routes(services: Services) -> list[BaseRoute]:
+    """Return all addresses of the API, not guarded yet."""
+    return [
+        *_identity(),
+        *_workers(),
+        *_versions(),
+        *_secrets(),
+        *_assets(),
+        *_triggers(),
+        *_tails(services),
+        Route(f"{ACCOUNT}/kythera/status", fleet_status.fleet, methods=["GET"]),
+        *machines.routes(ACCOUNT),
+        *machines_core.routes(ACCOUNT),
+        *join_tokens.routes(ACCOUNT),
+        *api_tokens.routes(ACCOUNT),
+        *audit_log.routes(ACCOUNT),
+        *not_offered.routes(ACCOUNT),
+    ]
+
+
+def guarded(routes: Iterable[BaseRoute]) -> list[BaseRoute]:
+    """Return the same addresses, each asking of its caller what the table says it needs.
+
+    AssertionError for an address that the table does not know."""
+    return [_guarded(route) for route in routes]
+
+
+def _guarded(route: BaseRoute) -> BaseRoute:
+    if not isinstance(route, Route):
+        assert isinstance(route, WebSocketRoute), "there are no others"
+        assert need_of("GET", route.path).reach == OPEN, "a socket's address is its permission"
+        return route
+    endpoint: Callable[[Request], Awaitable[Response]] = route.endpoint
+    needs = {method: need_of(method, route.path) for method in route.methods or ()}
+
+    async def checked(request: Request) -> Response:
+        need = needs[request.method]
+        if need.reach == OPEN:
+            return await endpoint(request)
+        caller, worker = calling.get(), request.path_params.get("name", "")
+        assert caller is not None, "the gate has found out who calls"
+        refuse(caller, need, worker)
+        with doing(need.does, worker):
+            return await endpoint(request)
+
+    return Route(route.path, checked, methods=sorted(needs))
 
 
 def build_app(services: Services) -> Starlette:
     """Return the API."""
     app = Starlette(
-        routes=[
-            *_identity(),
-            *_workers(),
-            *_versions(),
-            *_secrets(),
-            *_assets(),
-            *_triggers(),
-            *_tails(services),
-            Route(f"{ACCOUNT}/kythera/status", fleet_status.fleet, methods=["GET"]),
-            *machines.routes(ACCOUNT),
-            *machines_core.routes(ACCOUNT),
-            *join_tokens.routes(ACCOUNT),
-            *not_offered.routes(ACCOUNT),
-        ],
+        routes=guarded(api_routes(services)),
         middleware=[Middleware(Gate, services=services)],
         exception_handlers={HTTPException: _http_exception},
     )
@@ -75,7 +112,7 @@ def build_peers_app(services: Services) -> Starlette:
     """Return what other machines speak to, behind HAProxy's mesh door, on a unix socket."""
     app = Starlette(
         routes=[*peers.routes(), *static_files.peer_routes()],
-        middleware=[Middleware(PeerGate)],
+        middleware=[Middleware(PeerGate, me=services.me)],
         exception_handlers={KytheraError: _refused},
     )
     app.state.services = services
@@ -103,6 +140,7 @@ def _identity() -> list[BaseRoute]:
     return [
         Route("/healthz", identity.health, methods=["GET"]),
         Route(f"{ROOT}/user/tokens/verify", identity.verify_token, methods=["GET"]),
+        Route(f"{ACCOUNT}/tokens/verify", identity.verify_token, methods=["GET"]),
         Route(f"{ROOT}/user", identity.user, methods=["GET"]),
         Route(f"{ROOT}/accounts", identity.accounts, methods=["GET"]),
         Route(f"{ROOT}/memberships", identity.memberships, methods=["GET"]),

@@ -1,15 +1,18 @@
 """Who is asking, and is anybody there: user, token, accounts, health.
 
-There is one token and one account; what Cloudflare tells about people is made up from them.
+There is one account, and there are tokens; what Cloudflare tells about people is made up from them.
 """
 
 import anyio
 from starlette.requests import Request
 from starlette.responses import Response
 
+from kythera.control.caller import calling
 from kythera.control.envelope import answer, listed, success
+from kythera.control.scopes import ADMIN
 from kythera.control.services import Services, services_of
 from kythera.model.errors import StoreUnavailable
+from kythera.model.records import ApiToken
 
 HEALTH_MS = 2_000
 SETTINGS = {"enforce_twofactor": False}
@@ -40,9 +43,19 @@ def _readable(services: Services) -> Response:
 
 
 async def verify_token(request: Request) -> Response:
-    """GET /user/tokens/verify."""
-    account = services_of(request).account
-    return success({"id": account, "status": "active", "not_before": None, "expires_on": None})
+    """GET /user/tokens/verify or accounts/{account}/tokens/verify: the token that asks."""
+    services, caller = services_of(request), calling.get()
+    assert caller is not None, "the gate has found out who calls"
+    found = services.store.catalog().records.get(f"apitoken.{caller.token}") if caller.token else 0
+    expires_on = found.expires_on if isinstance(found, ApiToken) else ""
+    return success(
+        {
+            "id": caller.token or services.account,
+            "status": "active",
+            "not_before": None,
+            "expires_on": expires_on or None,
+        }
+    )
 
 
 async def user(request: Request) -> Response:
@@ -70,11 +83,13 @@ async def account(request: Request) -> Response:
 
 async def memberships(request: Request) -> Response:
     """GET /memberships."""
-    services = services_of(request)
+    services, caller = services_of(request), calling.get()
+    assert caller is not None, "the gate has found out who calls"
+    scopes = [f"API token with the scope {scope}" for scope in caller.scopes]
     membership = {
         "id": services.account,
         "status": "accepted",
         "account": account_view(services),
-        "roles": ["Super Administrator - All Privileges"],
+        "roles": ["Super Administrator - All Privileges"] if ADMIN in caller.scopes else scopes,
     }
     return listed(request, [membership])

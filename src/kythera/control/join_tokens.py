@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kythera.control.bodies import object_body
+from kythera.control.caller import called_by
 from kythera.control.envelope import listed, success
 from kythera.control.peer_answers import (
     layout_of,
@@ -78,7 +79,9 @@ async def create(services: Services, life_s: float, request: Request | None = No
         expires_on=iso(now + life_s),
     )
     catalog = services.store.catalog()
-    await services.store.write([put(record), *(end(key) for key in _forgotten(catalog, now))])
+    await services.store.write([put(record)])
+    with called_by(None):
+        await services.store.write([end(key) for key in _forgotten(catalog, now)])
     warning = loopback_warning(invitation.peers)
     return Made(
         id=record.id, token=encode(invitation), expires_on=record.expires_on, warning=warning

@@ -1,5 +1,6 @@
 """What endpoints for other machines have in common: who may ask, how a body is read and an answer
-told, and how a question goes on to a core machine when this one cannot answer it.
+told, and how a question goes on to a core machine when this one cannot answer it: with who asked
+for it, so that the audit there names them and not this machine.
 
 Promises: a failure leaves as `Told` (message, remedy, status); what only core machines can do is
 asked of each of them in turn, once, and never passed on a second time.
@@ -8,12 +9,14 @@ asked of each of them in turn, once, and never passed on a second time.
 import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
+from urllib.parse import quote, unquote
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from kythera.control.bodies import read_body
+from kythera.control.caller import Caller, calling
 from kythera.control.envelope import UNAVAILABLE
 from kythera.control.services import Services, services_of
 from kythera.distribute.admission import CODE, core_peers
@@ -29,6 +32,9 @@ QUESTION_BYTES_MAX = 64 * 1024
 PEER_HEADER = "x-kythera-peer"
 """The name in the certificate of who asks: HAProxy sets it."""
 PASSED_ON = "x-kythera-passed-on"
+CALLER_HEADER = "x-kythera-caller"
+"""Who asked the machine that passes a question on. Only machines of the fleet are believed."""
+CALLER_CHARACTERS_MAX = 4_096
 
 
 def peer_of(request: Request) -> str:
@@ -101,13 +107,14 @@ async def passed_on(services: Services, request: Request | None, path: str, body
         raise StoreUnavailable(
             f"{services.platform.machine!r} does not hold the fleet's authority."
         )
+    headers = {PASSED_ON: "1", **_caller_header()}
     error: KytheraError = StoreUnavailable("No core machine is known here yet.")
     for peer in core_peers(services.store.catalog()):
         if peer.name == services.platform.machine:
             continue
         try:
             response = await services.fleet.mesh.request(
-                peer.name, peer.mesh, "POST", path, content=body, headers={PASSED_ON: "1"}
+                peer.name, peer.mesh, "POST", path, content=body, headers=headers
             )
             if response.is_success:
                 return response.content
@@ -115,3 +122,19 @@ async def passed_on(services: Services, request: Request | None, path: str, body
         except PeerUnreachable as unreachable:
             error = unreachable
     raise error
+
+
+def _caller_header() -> dict[str, str]:
+    caller = calling.get()
+    if caller is None:
+        return {}
+    return {CALLER_HEADER: quote(msgspec.json.encode(caller).decode(), safe="")}
+
+
+def handed_caller(text: str) -> Caller | None:
+    """Return who asked another machine, as that one tells; None when it does not."""
+    try:
+        told = unquote(text[:CALLER_CHARACTERS_MAX], errors="strict")
+        return msgspec.json.decode(told, type=Caller) if text else None
+    except (msgspec.MsgspecError, ValueError):
+        return None

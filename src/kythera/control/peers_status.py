@@ -34,8 +34,16 @@ async def own_status(services: Services) -> StatusAnswer:
     if deadline.cancelled_caught:
         raise StoreUnavailable(f"This machine's agent did not answer within {AGENT_MS} ms.")
     told = decoded(body, StatusAnswer, services.me)
-    lost = services.fleet.relay.lost
-    machines = [msgspec.structs.replace(m, tail_events_lost=dict(lost)) for m in told.machines[:1]]
+    trail = services.store.trail
+    machines = [
+        msgspec.structs.replace(
+            machine,
+            tail_events_lost=dict(services.fleet.relay.lost),
+            calls_refused=dict(services.wrong_tokens.counts),
+            audit_records=dict(trail.counts) if trail is not None else {},
+        )
+        for machine in told.machines[:1]
+    ]
     return msgspec.structs.replace(told, machines=machines)
 
 

@@ -12,6 +12,8 @@ from functools import partial
 import anyio
 import msgspec
 
+from kythera.control.caller import called_by, refuse_beyond
+from kythera.control.scopes import needed_for
 from kythera.control.services import Services, Tried
 from kythera.control.store import Change, end, put
 from kythera.deploy.bindings import Origin
@@ -81,6 +83,7 @@ async def publish(
             current=catalog.deployed(account, name),
         )
         draft = await anyio.to_thread.run_sync(drafting, origin)
+        refuse_beyond(needed_for(origin.previous, draft.version, draft.settings), name)
         tried = await _tried(services, draft, proven)
         return await _store(services, tried, guard, deploy=deploy)
 
@@ -210,9 +213,12 @@ async def _put_blobs(services: Services, blobs: Mapping[str, bytes]) -> None:
 
 
 async def let_go(services: Services, name: str) -> None:
-    """Let go of the oldest versions and deployments above the limits; later will do as well."""
+    """Let go of the oldest versions and deployments above the limits; later will do as well.
+
+    Nobody asks for it: it leaves no audit record."""
     try:
-        await services.store.settled(f"worker {name}", partial(_let_go, services, name))
+        with called_by(None):
+            await services.store.settled(f"worker {name}", partial(_let_go, services, name))
     except StoreUnavailable as error:
         services.journal.say("pruning_postponed", worker=name, reason=str(error))
 

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 
 from kythera.control.app import build_app, build_events_app, build_peers_app
 from kythera.control.asset_index import AssetIndex
+from kythera.control.audit import Trail
 from kythera.control.belonging import keep_belonging
 from kythera.control.copies import LateCopy
 from kythera.control.fleet import Fleet
@@ -34,6 +35,7 @@ from kythera.control.store import Store, put
 from kythera.control.tail_hub import TailHub
 from kythera.control.tails import keep_sweeping
 from kythera.control.unmasked import LenientWebSockets
+from kythera.control.wrong_tokens import WrongTokens
 from kythera.deploy.assets import session_key
 from kythera.deploy.seal import Sealer
 from kythera.deploy.source_map import map_stack, source_maps
@@ -122,7 +124,10 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
             about = (deployment.account, deployment.worker, deployment.id)
             return await served.wait(*about, within_ms=limits.served_ms)
 
-        store = Store(log, copy, limits, live)
+        journal = Journal("api", json_lines=not sys.stderr.isatty())
+        store = Store(
+            log, copy, limits, live, trail=Trail(platform.machine, log, limits, clock, journal)
+        )
         mesh = await stack.enter_async_context(MeshClient(layout, limits))
         carrier = fetcher_of(blobs, mesh, store.catalog, platform.machine, limits)
         yield Services(
@@ -137,7 +142,7 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
             tails=TailHub(limits, clock, chance),
             clock=clock,
             chance=chance,
-            journal=Journal("api", json_lines=not sys.stderr.isatty()),
+            journal=journal,
             fleet=Fleet(
                 mesh=mesh,
                 layout=layout,
@@ -146,6 +151,7 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
             ),
             carrier=await stack.enter_async_context(carrier),
             relay=Relay(copy, limits),
+            wrong_tokens=WrongTokens(limits),
         )
 
 
@@ -261,6 +267,8 @@ async def serve(layout: Layout, announce: Callable[[], None] = lambda: None) -> 
             background.start_soon(keep_telling, services)
             background.start_soon(keep_looking, services)
             background.start_soon(keep_belonging, services)
+            if services.store.trail is not None:
+                background.start_soon(services.store.trail.keep, services.store)
             fleet = services.fleet
             background.start_soon(
                 fleet.relay.run, fleet.mesh, services.platform.limits, services.journal

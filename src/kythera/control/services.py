@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Protocol
 from starlette.requests import Request
 
 from kythera.control.asset_sessions import AssetSessions
+from kythera.control.caller import ROOT_NAME, calling
 from kythera.control.carrier import Carrier, NoCarrier
 from kythera.control.fleet import Fleet
+from kythera.control.wrong_tokens import WrongTokens
 from kythera.deploy.bindings import Seals
 from kythera.ground.chance import Chance
 from kythera.ground.clock import Clock
 from kythera.ground.journal import Journal
 from kythera.model.errors import StoreUnavailable
+from kythera.model.limits import Limits
 from kythera.model.platform import Platform
 from kythera.model.records import Version
 
@@ -93,6 +96,7 @@ class Services:
     carrier: Carrier = field(default_factory=NoCarrier)
     relay: "Relay | None" = None
     """Serves this machine's copy to others that follow it."""
+    wrong_tokens: WrongTokens = field(default_factory=lambda: WrongTokens(Limits()))
 
     @property
     def me(self) -> str:
@@ -120,8 +124,11 @@ class Services:
 
     @property
     def author(self) -> str:
-        """Who is said to have made what came through the API: there is one token, and no users."""
-        return f"operator@{self.platform.domain}"
+        """Who is said to have made what came through the API: a token's name, as there are no
+        users."""
+        caller = calling.get()
+        name = "operator" if caller is None or caller.name == ROOT_NAME else caller.name
+        return f"{name}@{self.platform.domain}"
 
 
 def services_of(request: Request) -> Services:

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kythera.control.access import presented_token
+from kythera.control.api_proofs import text_of
 from kythera.control.asset_index import Known, encode_manifest
 from kythera.control.asset_sessions import Session
 from kythera.control.bodies import BODY_S, form_body, object_body, read_body, room_for
@@ -117,8 +117,8 @@ async def upload_file(request: Request) -> Response:
 
 def _claimed(request: Request) -> tuple[Services, Claims]:
     services = services_of(request)
-    token = presented_token(request.headers)
-    if token is None:
+    token = text_of(request.headers)
+    if not token:
         raise Refusal(10000, "Authentication error: no assets token was sent.", status=401)
     claims = assets.redeem(token, services.session_key, services.fleet_now(), "session")
     if claims.account != services.account:

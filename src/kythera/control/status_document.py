@@ -56,6 +56,10 @@ class MachineFacts(Struct, frozen=True, kw_only=True):
     unknown_records: dict[str, str] = field(default_factory=dict)
     tail_events_lost: dict[str, int] = field(default_factory=dict)
     """Events that did not get to a watcher on another machine, by reason."""
+    calls_refused: dict[str, int] = field(default_factory=dict)
+    """Calls of the API that its tokens did not allow, by reason, since its API began."""
+    audit_records: dict[str, int] = field(default_factory=dict)
+    """Audit records that were `late`, `written_late` or `lost` (but for the journal)."""
 
 
 class CellFacts(Struct, frozen=True, kw_only=True):

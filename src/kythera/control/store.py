@@ -2,12 +2,13 @@
 
 Promises: reads never need the log; a write returns when this machine's copy shows it (or fails
 after a named deadline, saying so); two writers of one record never overwrite each other unseen:
-the second is told (`Conflict`) and decides again on what the first one wrote.
+the second is told (`Conflict`) and decides again on what the first one wrote; what somebody asked
+for leaves an audit record (`audit`).
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import anyio
 import msgspec
@@ -19,6 +20,10 @@ from kythera.model.catalog import Catalog
 from kythera.model.errors import Conflict, StoreUnavailable
 from kythera.model.limits import Limits
 from kythera.model.records import Deployment, Record, encode
+
+if TYPE_CHECKING:
+    from kythera.control.audit import Trail
+    from kythera.control.audit_entries import Entry
 
 T = TypeVar("T")
 POLL_MS_MIN = 1
@@ -77,9 +82,17 @@ Live = Callable[[Deployment], Awaitable[object]]
 class Store:
     """Reads and writes records. One per process."""
 
-    def __init__(self, log: Log, copy: Copied, limits: Limits, live: Live | None = None) -> None:
+    def __init__(
+        self,
+        log: Log,
+        copy: Copied,
+        limits: Limits,
+        live: Live | None = None,
+        trail: "Trail | None" = None,
+    ) -> None:
         self._log = log
         self._live = live
+        self.trail = trail
         self._copy = copy
         self._limits = limits
         self._catalog = Catalog()
@@ -119,13 +132,36 @@ class Store:
         there already nothing is written."""
         wanted = [Guarded(change, self._encoded(change), self._guard(change)) for change in changes]
         if not await self._are_there(wanted):
-            seq = 0
-            for change, value, guard in wanted:
-                seq = await self._log.append(change.key, value, expected_seq=guard)
-            await self.caught_up(seq)
+            await self.caught_up(await self._append(wanted))
         for change, _, _ in wanted:
             if self._live is not None and isinstance(change.record, Deployment):
                 await self._live(change.record)
+
+    async def _append(self, wanted: list[Guarded]) -> int:
+        """Append changes in order, and who asked for them after the first; return the last seq."""
+        first, *rest = wanted
+        entry = self._entry(wanted)
+        try:
+            seq = await self._append_one(first)
+        except Conflict:
+            raise  # nothing was written
+        except BaseException:
+            if entry is not None and self.trail is not None:
+                self.trail.late(entry, in_doubt=True)
+            raise
+        if entry is not None and self.trail is not None:
+            seq = await self.trail.write(entry, self)
+        for each in rest:
+            seq = await self._append_one(each)
+        return seq
+
+    async def _append_one(self, wanted: Guarded) -> int:
+        return await self._log.append(wanted.change.key, wanted.value, expected_seq=wanted.guard)
+
+    def _entry(self, wanted: list[Guarded]) -> "Entry | None":
+        if self.trail is None:
+            return None
+        return self.trail.entry([(w.change.key, w.change.record) for w in wanted], self._catalog)
 
     def _guard(self, change: Change) -> int:
         return self.guard_of(change.key) if change.guard is None else change.guard
@@ -199,7 +235,7 @@ class Store:
             f" {self._limits.read_your_writes_ms} ms; it takes effect as soon as it does."
         )
 
-    async def _read_anew(self) -> None:
+    async def read_anew(self) -> None:
         """Wait until this machine's copy shows what somebody else wrote before us."""
         newest = await self._log.last_seq()
         with anyio.move_on_after(self._limits.read_your_writes_ms / 1000):
@@ -230,7 +266,7 @@ class Store:
                 try:
                     return await change()
                 except Conflict:
-                    await self._read_anew()
+                    await self.read_anew()
         raise Conflict(f"{scope} is being changed by others all the time.")
 
 

@@ -21,7 +21,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from kythera.control.api_proofs import is_good
 from kythera.control.bodies import object_body
+from kythera.control.caller import calling
 from kythera.control.envelope import listed, success
 from kythera.control.peers_events import read_events
 from kythera.control.services import Services, services_of
@@ -49,7 +51,7 @@ async def post_tail(request: Request) -> Response:
     document = await object_body(request, services.platform.limits.json_body_bytes_max)
     filters = read_filters(document.get("filters") or [], _client_ip(request))
     limits = services.platform.limits
-    now = services.clock.now()
+    now, caller = services.clock.now(), calling.get()
     there = services.store.catalog().tails(services.account, worker.name)
     if sum(is_alive(tail, services.me, iso(now)) for tail in there) >= limits.tails_per_worker_max:
         raise Refusal(
@@ -66,6 +68,7 @@ async def post_tail(request: Request) -> Response:
         expires_on=iso(now + limits.tail_idle_s),
         filters=filters,
         machine=services.me,
+        token=caller.token if caller is not None else "",
     )
     await services.store.write([put(tail)])
     return success({**_view(tail), "url": _socket_url(request, services, tail.id)})
@@ -194,6 +197,9 @@ class Socket:
                 record = self._services.store.catalog().records.get(tail.key())
                 if not isinstance(record, Tail) or (taken and not self._is_here(record)):
                     scope.cancel()
+                    return
+                if not is_good(record.token, self._services):
+                    scope.cancel()  # and its record goes with the socket
                     return
                 await self._keep(record, idle_s)
                 taken = True

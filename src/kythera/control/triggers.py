@@ -5,7 +5,7 @@ log's order decides: whoever wrote later sees the earlier one when its own write
 own back.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kythera.control.bodies import json_body, object_body
+from kythera.control.caller import calling, refuse_beyond, sees
 from kythera.control.envelope import listed, success
+from kythera.control.grounds import refuse_others_domains, refuse_others_routes
 from kythera.control.identity import account_view
+from kythera.control.scopes import DEPLOY
 from kythera.control.services import Services, services_of
 from kythera.control.store import Change, put
 from kythera.control.workers import worker_of
@@ -29,6 +32,8 @@ from kythera.model.records import Domains, Record, Route, Routes
 from kythera.route.patterns import PatternError, parse_pattern
 
 DOMAIN_ABSENT = 100114
+NOT_SHOWN = "(another)"
+"""Instead of a worker's name, for whom it is not."""
 
 
 def check_pattern(pattern: str) -> None:
@@ -45,6 +50,19 @@ def _all_routes(catalog: Catalog, account: str) -> list[Routes]:
 
 def _all_domains(catalog: Catalog, account: str) -> list[Domains]:
     return [catalog.domains(account, w.name) for w in catalog.workers(account)]
+
+
+def _unnamed(held: Mapping[str, str]) -> dict[str, str]:
+    """Return which workers have these hostnames; those of others than the caller's without name."""
+    return {name: worker if sees(worker) else NOT_SHOWN for name, worker in held.items()}
+
+
+def _nameless(found: Iterable[Routes]) -> list[Routes]:
+    """Return the same routes; workers that the caller may not know of are not named."""
+    return [
+        routes if sees(routes.worker) else msgspec.structs.replace(routes, worker=NOT_SHOWN)
+        for routes in found
+    ]
 
 
 def _earlier(
@@ -74,6 +92,7 @@ async def zone_routes(request: Request) -> Response:
         {"id": route.id, "pattern": route.pattern, "script": routes.worker}
         for routes in _all_routes(services.store.catalog(), services.account)
         for route in routes.routes
+        if sees(routes.worker)
     ]
     return listed(request, found)
 
@@ -99,14 +118,17 @@ async def put_routes(request: Request) -> Response:
         worker_of(request)
         catalog = services.store.catalog()
         others = _all_routes(catalog, services.account)
-        triggers.refuse_taken_patterns(wanted, worker.name, others)
+        triggers.refuse_taken_patterns(wanted, worker.name, _nameless(others))
         current = catalog.routes(services.account, worker.name)
         if current.routes == wanted:
             return
+        had = {route.pattern for route in current.routes}
+        asked = [route.pattern for route in wanted]
+        refuse_others_routes(calling.get(), asked, had, catalog, services.platform.domain)
         await services.store.write([put(msgspec.structs.replace(current, routes=wanted))])
         others = [o for o in _earlier(services, current, _all_routes) if isinstance(o, Routes)]
         try:
-            triggers.refuse_taken_patterns(wanted, worker.name, others)
+            triggers.refuse_taken_patterns(wanted, worker.name, _nameless(others))
         except Refusal:
             await services.store.write([put(current)])
             raise
@@ -123,7 +145,7 @@ async def changeset(request: Request) -> Response:
     catalog = services.store.catalog()
     held = triggers.holders(wanted, worker.name, _all_domains(catalog, services.account))
     current = catalog.domains(services.account, worker.name).hostnames
-    return success(triggers.changeset(wanted, current, held))
+    return success(triggers.changeset(wanted, current, _unnamed(held)))
 
 
 async def put_domains(request: Request) -> Response:
@@ -135,7 +157,11 @@ async def put_domains(request: Request) -> Response:
 
     async def change() -> None:
         worker_of(request)
-        before = services.store.catalog().domains(services.account, worker.name)
+        catalog = services.store.catalog()
+        before = catalog.domains(services.account, worker.name)
+        refuse_others_domains(
+            calling.get(), wanted, before.hostnames, catalog, services.platform.domain
+        )
         await services.store.write(_moved(services, worker.name, wanted, take_over=take_over))
         others = [o for o in _earlier(services, before, _all_domains) if isinstance(o, Domains)]
         held = triggers.holders(wanted, worker.name, others)
@@ -143,7 +169,7 @@ async def put_domains(request: Request) -> Response:
             raise Conflict("Another machine gave one of these hostnames away at the same time.")
         if held:
             await services.store.write([put(before)])
-            triggers.refuse_held(held)
+            triggers.refuse_held(_unnamed(held))
 
     await services.store.settled("domains", partial(change))
     return success([triggers.domain_view(name, worker.name) for name in wanted])
@@ -157,7 +183,9 @@ def _moved(
     everybody = _all_domains(catalog, services.account)
     held = triggers.holders(wanted, worker, everybody)
     if not take_over:
-        triggers.refuse_held(held)
+        triggers.refuse_held(_unnamed(held))
+    for other in held.values():
+        refuse_beyond((DEPLOY,), other)  # what takes a hostname away changes that worker, too
     changes = []
     for domains in everybody:
         left = tuple(h for h in domains.hostnames if h not in wanted)
@@ -169,7 +197,12 @@ def _moved(
 
 def _domains(services: Services) -> list[dict[str, Any]]:
     found = _all_domains(services.store.catalog(), services.account)
-    return [triggers.domain_view(name, one.worker) for one in found for name in one.hostnames]
+    return [
+        triggers.domain_view(name, one.worker)
+        for one in found
+        for name in one.hostnames
+        if sees(one.worker)
+    ]
 
 
 async def domains(request: Request) -> Response:

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kythera.control.bodies import object_body
+from kythera.control.caller import sees
 from kythera.control.envelope import listed, success
 from kythera.control.publish import present
 from kythera.control.services import Services, services_of
@@ -60,7 +61,7 @@ async def scripts(request: Request) -> Response:
     found = []
     for worker in catalog.workers(services.account):
         versions = catalog.versions(services.account, worker.name)
-        if versions:
+        if versions and sees(worker.name):
             found.append(script_view(worker, versions[0]))
     return listed(request, found)
 

@@ -4,6 +4,7 @@ Pure. What is wrong becomes a `Refusal` that names the field. Nesting is bounded
 read can also be written back.
 """
 
+import datetime
 from typing import Any
 
 import msgspec
@@ -73,6 +74,17 @@ def as_text(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise wrong(value, what, "a string")
     return value
+
+
+def as_moment(value: Any, what: str) -> float:
+    """Return a moment in Unix seconds; without a zone it is in UTC."""
+    try:
+        moment = datetime.datetime.fromisoformat(as_text(value, what))
+        return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise invalid(
+            f"{what} {shown(value)} is no moment.", remedy="Write it as 2027-01-31T00:00:00Z."
+        ) from None
 
 
 def as_amount(value: Any, what: str, *, least: int = 1, most: int) -> int:

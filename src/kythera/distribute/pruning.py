@@ -65,6 +65,8 @@ async def old_among(log: PrunedLog, seqs: Sequence[int], kept_s: float) -> list[
     """Return those of ascending `seqs` that were written more than `kept_s` ago.
 
     Numbers rise with time, so a few questions are enough."""
+    if not seqs:
+        return []  # nor is there anything to ask about a log that is empty
     newest_at = await log.written_at(await log.last_seq())
     if newest_at is None:
         return []

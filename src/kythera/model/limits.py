@@ -85,6 +85,30 @@ class Limits(Struct, frozen=True, kw_only=True):
     versions_kept_max: int = 100
     deployments_kept_max: int = 100
 
+    # API tokens and audit
+    api_token_life_s: float = 90 * 86_400.0
+    """Unless its maker says something else, or `never`."""
+    api_tokens_max: int = 500
+    wrong_tokens_free: int = 5
+    """So many wrong tokens of one client address are answered at once;"""
+    wrong_token_wait_ms_min: int = 100
+    """the next waits this long, each further one twice as long as the one before it,"""
+    wrong_token_wait_ms_max: int = 5_000
+    """up to this."""
+    wrong_tokens_waiting_max: int = 64
+    """Answers that wait at the same time; what comes beyond them is answered with 429."""
+    wrong_token_clients_max: int = 1_000
+    """Addresses that are remembered; the one that was quiet longest is forgotten first."""
+    wrong_token_forget_s: float = 600.0
+    wrong_token_journal_s: float = 10.0
+    """Between two lines in the journal about wrong tokens."""
+    audit_kept_max: int = 1_000
+    """Changes that each machine remembers having been asked for; the oldest go."""
+    audit_bytes_max: int = 16 * 1024
+    """Of what one audit record says of before and after."""
+    audit_late_max: int = 1_000
+    """Audit records that wait in memory for a log that is away."""
+
     # Fleet
     token_life_s: float = 3_600.0
     token_life_s_max: float = 7 * 86_400.0

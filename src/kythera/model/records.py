@@ -285,6 +285,8 @@ class Tail(Record, frozen=True, kw_only=True):
     filters: tuple[dict[str, Any], ...] = ()
     machine: str = ""
     """Whose API the watcher is connected to (or shall be): there the events go."""
+    token: str = ""
+    """Id of the API token that it was made with: it ends with that."""
 
     def key(self) -> str:
         """`tail.<account>.<worker>.<id>`."""
@@ -339,6 +341,68 @@ class Token(Record, frozen=True, kw_only=True):
         return f"token.{self.id}"
 
 
+class ApiToken(Record, frozen=True, kw_only=True):
+    """Somebody who may call the API, and what for. The text itself is nowhere but where it was
+    printed.
+
+    `digest` is the plain SHA-256 of that text. A slow hash is for what people choose and others may
+    guess; a text of 256 random bits cannot be tried out, and each call of the API is checked."""
+
+    kind: ClassVar[str] = "apitoken"
+    id: str
+    name: str
+    digest: str
+    scopes: tuple[str, ...]
+    """Of `read`, `deploy`, `secrets`, `admin` (`kythera.control.scopes`)."""
+    workers: tuple[str, ...] = ()
+    """Names of the workers it is for, there or not; empty: all."""
+    created_on: str
+    created_by: str = ""
+    expires_on: str = ""
+    """Empty: never."""
+    revoked_on: str = ""
+    """Empty: it is good."""
+
+    def key(self) -> str:
+        """`apitoken.<id>`."""
+        return f"apitoken.{self.id}"
+
+
+class Audit(Record, frozen=True, kw_only=True):
+    """One change that came through the API: who, what, when, from where, before and after.
+
+    Each machine has `audit_kept_max` places for what it was asked to do, used in turn: the newest
+    takes the place of the oldest, so that nothing grows and nobody has to tidy."""
+
+    kind: ClassVar[str] = "audit"
+    machine: str
+    """Which machine was asked."""
+    place: int
+    number: int
+    """Counts up on that machine."""
+    at: str
+    who: str
+    """A token's name, `root`, or `machine <name>`."""
+    token: str = ""
+    """Id of the API token; empty: the one in the state folder, or none."""
+    client: str = ""
+    """The address that it came from."""
+    agent: str = ""
+    """What the client calls itself."""
+    what: str
+    about: str
+    worker: str = ""
+    before: dict[str, Any] = field(default_factory=dict)
+    """What changed, as it was; never a secret's text."""
+    after: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+    """What there is to doubt: the log did not say whether it was written."""
+
+    def key(self) -> str:
+        """`audit.<machine>-<place>`."""
+        return f"audit.{self.machine}-{self.place}"
+
+
 class Heartbeat(Record, frozen=True, kw_only=True):
     """Written each second by one core machine: its age where it arrives is that machine's lag."""
 
@@ -386,7 +450,8 @@ KINDS: dict[str, type[Record]] = {
     kind.kind: kind
     for kind in (
         *(Account, Worker, Version, Deployment, Routes, Domains, Tail),
-        *(Machine, Token, Heartbeat, Core, Horizon, Incidents),
+        *(Machine, Token, Heartbeat, Core, Horizon),
+        *(ApiToken, Audit, Incidents),
     )
 }
 R = TypeVar("R", bound=Record)

@@ -1,0 +1,192 @@
+"""What each address of the API needs of a token: one table, and the questions asked of it.
+
+Pure. Promises: an address that is not in the table is not served (`app` refuses to be built), so
+nobody can add one and forget who may use it. `deploy` and `secrets` include `read`; `admin` is
+everything. A token for some workers is refused what belongs to others, or to the platform as a
+whole; lists that a deploy needs (`ACCOUNT` below) are open to it, and show it its own alone.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from kythera.control.not_offered import ABSENT
+from kythera.deploy.versions import secrets_of
+from kythera.model.records import Version
+
+ROOT = "/client/v4"
+ACCOUNT_PATH = f"{ROOT}/accounts/{{account}}"
+WORKERS = f"{ACCOUNT_PATH}/workers"
+SCRIPT = f"{WORKERS}/scripts/{{name}}"
+KYTHERA = f"{ACCOUNT_PATH}/kythera"
+
+READ, DEPLOY, SECRETS, ADMIN = SCOPES = ("read", "deploy", "secrets", "admin")
+INCLUDES: Mapping[str, frozenset[str]] = {
+    READ: frozenset({READ}),
+    DEPLOY: frozenset({DEPLOY, READ}),
+    SECRETS: frozenset({SECRETS, READ}),
+    ADMIN: frozenset(SCOPES),
+}
+
+WORKER: Literal["worker"] = "worker"
+"""It belongs to the worker that the address names."""
+ACCOUNT: Literal["account"] = "account"
+"""It belongs to nobody alone: a token for some workers may ask, and is shown its own."""
+PLATFORM: Literal["platform"] = "platform"
+"""It belongs to the platform: only tokens for all workers."""
+OPEN: Literal["open"] = "open"
+"""No token: it tells nothing, or its address or another token is the permission."""
+Reach = Literal["worker", "account", "platform", "open"]
+
+
+class Need(Struct, frozen=True):
+    """What one method of one address needs: any of `scopes`, within reach."""
+
+    scopes: tuple[str, ...]
+    reach: Reach = WORKER
+    does: str = ""
+    """In the words of the audit; empty: it changes nothing."""
+
+
+FREE = Need((), OPEN)
+SEE = Need((READ,))
+LOOK = Need((READ,), ACCOUNT)
+INSPECT = Need((READ,), PLATFORM)
+RULE = Need((ADMIN,), PLATFORM)
+
+
+def _deploy(does: str) -> Need:
+    return Need((DEPLOY,), WORKER, does)
+
+
+def _either(does: str) -> Need:
+    """`publish` sees what of the two it is, and asks for that."""
+    return Need((DEPLOY, SECRETS), WORKER, does)
+
+
+def _secret(does: str) -> Need:
+    return Need((SECRETS,), WORKER, does)
+
+
+def _rule(does: str) -> Need:
+    return Need((ADMIN,), PLATFORM, does)
+
+
+NEEDS: dict[str, dict[str, Need]] = {
+    # Who is asking
+    "/healthz": {"GET": FREE},
+    f"{ROOT}/user": {"GET": LOOK},
+    f"{ROOT}/user/tokens/verify": {"GET": LOOK},
+    f"{ROOT}/accounts": {"GET": LOOK},
+    f"{ROOT}/memberships": {"GET": LOOK},
+    ACCOUNT_PATH: {"GET": LOOK},
+    # Workers
+    f"{WORKERS}/scripts": {"GET": LOOK},
+    f"{WORKERS}/services/{{name}}": {"GET": SEE, "DELETE": _deploy("delete worker")},
+    f"{WORKERS}/workers/{{name}}": {"GET": SEE},
+    f"{WORKERS}/subdomain": {"GET": LOOK, "PUT": Need((DEPLOY,), ACCOUNT, "set subdomain")},
+    SCRIPT: {"GET": SEE, "PUT": _deploy("deploy"), "DELETE": _deploy("delete worker")},
+    f"{SCRIPT}/content/v2": {"GET": SEE},
+    f"{SCRIPT}/settings": {"GET": SEE, "PATCH": _either("change settings")},
+    f"{SCRIPT}/script-settings": {"GET": SEE, "PATCH": _deploy("change settings")},
+    f"{SCRIPT}/subdomain": {"GET": SEE, "POST": _deploy("change hostname")},
+    f"{SCRIPT}/references": {"GET": SEE},
+    # Versions and deployments
+    f"{SCRIPT}/versions": {"GET": SEE, "POST": _either("upload version")},
+    f"{SCRIPT}/versions/{{version}}": {"GET": SEE},
+    f"{SCRIPT}/deployments": {"GET": SEE, "POST": _deploy("deploy")},
+    f"{SCRIPT}/deployments/{{deployment}}": {"GET": SEE},
+    f"{WORKERS}/workers/{{name}}/versions/latest": {"PATCH": _either("upload version")},
+    # Secrets
+    f"{SCRIPT}/secrets": {"GET": SEE, "PUT": _secret("set secret")},
+    f"{SCRIPT}/secrets/{{secret}}": {"GET": SEE, "DELETE": _secret("delete secret")},
+    f"{SCRIPT}/secrets-bulk": {"PATCH": _secret("set secrets")},
+    # Assets: an upload brings the token of its session
+    f"{SCRIPT}/assets-upload-session": {"POST": _deploy("upload assets")},
+    f"{WORKERS}/assets/upload": {"POST": FREE},
+    f"{WORKERS}/assets/upload/{{hash}}": {"POST": FREE},
+    # Routes, domains, schedules
+    f"{ROOT}/zones": {"GET": LOOK},
+    f"{ROOT}/zones/{{zone}}/workers/routes": {"GET": LOOK},
+    f"{SCRIPT}/routes": {"GET": SEE, "PUT": _deploy("set routes")},
+    f"{SCRIPT}/domains/changeset": {"POST": _deploy("ask about domains")},
+    f"{SCRIPT}/domains/records": {"PUT": _deploy("set domains")},
+    f"{WORKERS}/domains": {"GET": LOOK},
+    f"{WORKERS}/domains/records": {"GET": LOOK},
+    f"{WORKERS}/domains/records/{{domain}}": {"GET": LOOK},
+    f"{SCRIPT}/schedules": {"GET": SEE, "PUT": _deploy("set schedules")},
+    # Tails: who may read may watch; the socket's address is the permission
+    f"{SCRIPT}/tails": {"GET": SEE, "POST": Need((READ,), WORKER, "watch")},
+    f"{SCRIPT}/tails/{{tail}}": {"DELETE": Need((READ,), WORKER, "stop watching")},
+    "/tails/{tail}": {"GET": FREE},
+    # The fleet
+    f"{KYTHERA}/status": {"GET": INSPECT},
+    f"{KYTHERA}/machines": {"GET": INSPECT},
+    f"{KYTHERA}/machines/{{machine}}": {
+        "GET": INSPECT,
+        "PATCH": _rule("change machine"),
+        "DELETE": _rule("remove machine"),
+    },
+    f"{KYTHERA}/core": {"GET": INSPECT, "PATCH": _rule("move the log")},
+    f"{KYTHERA}/tokens": {"GET": RULE, "POST": _rule("make join token")},
+    f"{KYTHERA}/tokens/{{token}}": {"DELETE": _rule("revoke join token")},
+    # Who may call, and what was changed
+    f"{ACCOUNT_PATH}/tokens": {"GET": RULE, "POST": _rule("make API token")},
+    f"{ACCOUNT_PATH}/tokens/verify": {"GET": LOOK},
+    f"{ACCOUNT_PATH}/tokens/{{token}}": {"GET": RULE, "DELETE": _rule("revoke API token")},
+    f"{ACCOUNT_PATH}/audit_logs": {"GET": RULE},
+}
+NEEDS |= {
+    f"{ACCOUNT_PATH}/{path}": {
+        method: LOOK if method == "GET" else Need((DEPLOY,), ACCOUNT, "use what is not offered")
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+    }
+    for absent in ABSENT
+    for path in (absent, f"{absent}/{{rest:path}}")
+}
+"""Address -> method -> what it needs."""
+
+PEERS_DO: Mapping[str, str] = {"/join": "join the fleet", "/tokens": "make join token"}
+"""What other machines change here, in the words of the audit."""
+
+
+def need_of(method: str, path: str) -> Need:
+    """Return what a method of an address needs. AssertionError: nobody has said so."""
+    found = NEEDS.get(path, {}).get("GET" if method == "HEAD" else method)
+    assert found is not None, f"{method} {path} has no scope: add it to NEEDS"
+    return found
+
+
+def holds(scopes: Iterable[str], wanted: Iterable[str]) -> bool:
+    """Tell whether a token with these scopes has any of those wanted."""
+    held = {each for scope in scopes for each in INCLUDES.get(scope, frozenset())}
+    return not held.isdisjoint(wanted)
+
+
+def needed_for(
+    before: Version | None, after: Version, settings: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Return which scopes making `after` from `before` needs, whichever address it came through.
+
+    `settings` are those of the worker that are set on the way."""
+    secret = secrets_of(after) != ({} if before is None else secrets_of(before))
+    code = before is None or _code(before) != _code(after) or bool(settings)
+    return (*([SECRETS] if secret else []), *([DEPLOY] if code or not secret else []))
+
+
+def _code(version: Version) -> tuple[object, ...]:
+    """Return what of a version is neither a secret nor its number."""
+    return (
+        version.main_module,
+        version.body_part,
+        version.modules,
+        {b.name: b for b in version.bindings if b.type != "secret_text"},
+        version.compatibility_date,
+        version.compatibility_flags,
+        version.usage_model,
+        version.limits,
+        version.confinement,
+        version.placement,
+        version.assets,
+    )
