@@ -140,6 +140,10 @@ def notes(machines: Sequence[Machine]) -> Iterator[str]:
         if offset is not None and abs(offset) > OFFSET_MS_MAX:
             side = "ahead of" if offset > 0 else "behind"
             yield f"{name}: its clock is {duration(abs(offset))} {side} the fleet's."
+        refused = {why: n for why, n in (machine.get("refused") or {}).items() if n}
+        if refused:
+            told = ", ".join(f"{plain(why)} {n}" for why, n in sorted(refused.items()))
+            yield f"{name} refused at its door: {told}."
         unknown = machine.get("unknown_records")
         if unknown:
             yield (
