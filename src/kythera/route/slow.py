@@ -97,6 +97,9 @@ class _Watch:
     number: int
     sending: _Pace | None = None
     reading: _Pace | None = None
+    ended: bool = False
+    """HAProxy lets go of the worker at once, and of a reader when it has taken the rest of a buffer, or
+    nothing at all for `client_idle_s`."""
 
 
 @dataclass
@@ -120,10 +123,15 @@ class Slow:
         return (twice[begin:] + twice[:begin])[:CANDIDATES_MAX]
 
     def verdict(self, pointer: str, session: Session, now: float) -> str:
-        """Return why to end this request, or nothing."""
+        """Return why to end this request, once, or nothing."""
         watch = self._watches.get(pointer)
         if watch is None or watch.number != session.number:
             watch = self._watches[pointer] = _Watch(session.number)
+        why = "" if watch.ended else self._judge(watch, session, now)
+        watch.ended = watch.ended or bool(why)
+        return why
+
+    def _judge(self, watch: _Watch, session: Session, now: float) -> str:
         limits = self.limits
         if session.body_open and session.received > limits.request_body_bytes_max + HEAD_BYTES:
             return LONG_BODY
