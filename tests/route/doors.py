@@ -56,7 +56,9 @@ class Cell:
     async def start(self) -> "Cell":
         """Begin to accept; connections made before this have waited."""
         sock = self.listening.dup()
-        self._server = await asyncio.start_unix_server(self._serve, sock=sock, limit=1 << 20)
+        self._server = await asyncio.start_unix_server(
+            self._serve, sock=sock, limit=1 << 20, backlog=4096
+        )
         return self
 
     async def stop(self) -> None:
@@ -104,7 +106,7 @@ class Request:
     async def body(self) -> AsyncIterator[bytes]:
         """Yield the body in pieces."""
         if self.headers.get("transfer-encoding") == "chunked":
-            while size := int((await self.reader.readline()).split(b";")[0], 16):
+            while size := int((await self._line()).split(b";")[0], 16):
                 yield (await self.reader.readexactly(size + 2))[:-2]
             await self.reader.readline()
             return
@@ -115,6 +117,12 @@ class Request:
                 raise ConnectionResetError
             left -= len(piece)
             yield piece
+
+    async def _line(self) -> bytes:
+        line = await self.reader.readline()
+        if not line:
+            raise ConnectionResetError
+        return line
 
     async def answer(self, status: int, body: bytes, *, typed: bool = True) -> bool:
         """Send a whole answer; return whether the connection stays."""
@@ -157,6 +165,22 @@ async def alike_500(cell: Cell, request: Request) -> bool:
 async def cut(cell: Cell, request: Request) -> bool:
     """End without a word, as a killed cell does."""
     return False
+
+
+async def head_bomb(cell: Cell, request: Request) -> bool:
+    """Answer with a head of a megabyte."""
+    request.writer.write(b"HTTP/1.1 200 OK\r\nX-Bomb: " + bytes([97]) * (1 << 20))
+    request.writer.write(b"\r\nContent-Length: 0\r\n\r\n")
+    await request.writer.drain()
+    return True
+
+
+async def lines_bomb(cell: Cell, request: Request) -> bool:
+    """Answer with thousands of headers."""
+    request.writer.write(b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 4_000)
+    request.writer.write(b"Content-Length: 0\r\n\r\n")
+    await request.writer.drain()
+    return True
 
 
 async def refused(cell: Cell, request: Request) -> bool:
@@ -230,6 +254,8 @@ ACTIONS: dict[str, Action] = {
     "/500": own_500,
     "/500-alike": alike_500,
     "/cut": cut,
+    "/head-bomb": head_bomb,
+    "/lines-bomb": lines_bomb,
     "/refused": refused,
     "/once-cut": once_cut,
     "/ws": websocket,

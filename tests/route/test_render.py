@@ -31,6 +31,7 @@ def small_plan() -> FrontPlan:
         "apart": {"s0002": "local|a/shop|exit 1"},
         "members": {"far": "1", "me": "1", "near": "1"},
         "health": {"draining": "1"},
+        "queues": {"s0002": "20"},
     }
     servers = (
         Server(name="c1", path="/run/a b/c1.sock", weight=1),

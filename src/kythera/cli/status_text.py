@@ -169,6 +169,10 @@ def notes(machines: Sequence[Machine]) -> Iterator[str]:
         late = audit.get("late", 0) - audit.get("written_late", 0) - audit.get("lost", 0)
         if late > 0:
             yield f"{name}: {late} audit records wait for the log; its journal has them already."
+        refused = {why: n for why, n in (machine.get("refused") or {}).items() if n}
+        if refused:
+            told = ", ".join(f"{plain(why)} {n}" for why, n in sorted(refused.items()))
+            yield f"{name} refused at its door: {told}."
         unknown = machine.get("unknown_records")
         if unknown:
             yield (

@@ -52,6 +52,8 @@ class MachineFacts(Struct, frozen=True, kw_only=True):
     workerd: str = ""
     log: str = ""
     front: str = ""
+    refused: dict[str, int] = field(default_factory=dict)
+    """Requests and connections that its front door refused or ended, by reason."""
     mesh: str = ""
     unknown_records: dict[str, str] = field(default_factory=dict)
     tail_events_lost: dict[str, int] = field(default_factory=dict)

@@ -47,6 +47,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     outbound_connections: int = 64
     outbound_connections_max: int = 1_000
     queue_requests: int = 1_000
+    """Requests under way or waiting for one worker on one machine, WebSockets among them; never more
+    than half of the visitors' connections."""
     queue_requests_max: int = 100_000
 
     # Stop
@@ -190,7 +192,29 @@ class Limits(Struct, frozen=True, kw_only=True):
     tail_event_bytes_max: int = 256 * 1024
 
     # Front
-    client_idle_s: int = 600
+    connections_max: int = 0
+    """Visitors' connections on one machine at the same time; 0: four fifths of what its open files
+    allow. What is above is told so."""
+    connections_per_client_max: int = 2_000
+    """Of one address (IPv6: of one /64) at the same time, and never more than half of all."""
+    request_head_bytes_max: int = 16 * 1024
+    """The longest request head, without its first line; HAProxy's buffers are twice as long."""
+    request_headers_max: int = 100
+    url_bytes_max: int = 8 * 1024
+    request_body_bytes_max: int = 100 * MIB
+    slow_look_s: float = 5.0
+    """How often bodies and answers under way are looked at."""
+    slow_body_s: float = 30.0
+    body_bytes_per_s_min: int = 240
+    """Who sends a body that nothing else holds up more slowly on the mean of `slow_body_s` is hung up
+    on (0: nobody is);"""
+    slow_reader_s: float = 100.0
+    answer_bytes_per_s_min: int = 240
+    """so is who reads an answer that waits all the while more slowly on the mean of `slow_reader_s`,
+    which is long because a kernel takes and gives in lumps."""
+    client_idle_s: int = 120
+    """A client that takes nothing at all of what waits for it, or says nothing in a TLS handshake,
+    is left after this. One that waits itself may do so for `response_wait_s`."""
     request_head_s: int = 30
     keep_alive_s: int = 75
     tunnel_idle_s: int = 86_400

@@ -208,6 +208,8 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         agent.front.run,
         agent.front.measure,
         agent.front.watch_files,
+        agent.front.door.count,
+        agent.front.door.end_slow,
         agent.facts.measure,
         agent.show,
         agent.mind.watch_sockets,

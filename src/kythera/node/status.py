@@ -48,6 +48,9 @@ class MachineFacts:
     mesh: str = ""
     """Where other machines reach this one; empty: the platform's settings say."""
 
+    refused: dict[str, int] = field(default_factory=dict)
+    """What the front door refused or ended, by reason."""
+
     async def measure(self) -> None:
         """Keep `cpu_share` current, for ever."""
         busy, total = machine_cpu_seconds()
@@ -117,6 +120,7 @@ def status(platform: Platform, cells: Cells, facts: MachineFacts) -> dict[str, A
         "applied_seq": facts.applied_seq,
         "log": facts.log,
         "front": facts.front,
+        "refused": facts.refused,
         "unknown_records": facts.unknown_records,
     }
     limit = platform.limits.starts_failed_max

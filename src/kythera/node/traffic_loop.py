@@ -20,6 +20,7 @@ from kythera.model.catalog import Name
 from kythera.model.errors import KytheraError
 from kythera.model.platform import Platform
 from kythera.model.traffic import Traffic
+from kythera.node.door_loop import DoorLoop
 from kythera.node.engines import EngineOrder
 from kythera.node.fleet import Fleet
 from kythera.node.keeper_client import Exited
@@ -31,6 +32,7 @@ from kythera.route.forwarding import UP
 from kythera.route.front import Front
 from kythera.route.mesh import MeshFiles, Where
 from kythera.route.plan import FrontPlan, plan_front
+from kythera.route.queues import queues
 from kythera.route.render import FrontOptions
 
 SIGUSR1 = 10
@@ -83,6 +85,7 @@ class TrafficLoop:
         self._front = Front(
             layout.haproxy, layout.haproxy_socket, layout.haproxy_master_socket, options
         )
+        self.door = DoorLoop(self._front, platform.limits, facts)
 
     def _plan(self) -> tuple[FrontPlan, Iterable[Traffic]]:
         traffic, failing = self._mind.traffic()
@@ -96,6 +99,9 @@ class TrafficLoop:
             peers=self._fleet.peers(),
             where=self._where,
             tunnels=self._fleet.front_tunnels(),
+            queues=queues(
+                self._mind.catalog, traffic, self._platform.limits, self._front.queue_max()
+            ),
         )
         return plan, traffic.values()
 

@@ -51,7 +51,15 @@ from kythera.route.forwarding import (
 from kythera.route.loads import Load, Tally
 from kythera.route.mesh import CONTROL, MeshFiles
 from kythera.route.mesh_render import MESH_ENV, inner_backend, tunnel_section
-from kythera.route.plan import AWAY, HOME, SLOT_LETTER, FrontPlan, decode_plan, encode_plan
+from kythera.route.plan import (
+    AWAY,
+    HOME,
+    SLOT_LETTER,
+    SLOTS_MIN,
+    FrontPlan,
+    decode_plan,
+    encode_plan,
+)
 from kythera.route.render import CONFIG, HTTP_ENV, HTTPS_ENV, FrontOptions, render_front
 from kythera.route.rules import RELAY, RELAY_MAP, RELAY_ON
 from kythera.route.runtime import (
@@ -357,6 +365,22 @@ class Front:
         """Return visitors' requests of the last `rare_window_s` that were sent to the worker's
         home. Raises FrontSilent."""
         return parse_homed(await self._ask_newest(SHOW_HOMED))
+
+    async def asks(self) -> dict[int, Callable[[str], Awaitable[str]]]:
+        """Return how to ask each of HAProxy's processes, by its id. Raises FrontSilent."""
+        there = await processes(self._master_socket)
+        newest = {there.newest: self._ask_newest} if there.newest else {}
+        return {**newest, **{pid: self._asker(pid) for pid in there.old}}
+
+    def queue_max(self) -> int:
+        """Return how long the queue of one worker may be at the most."""
+        plan = self.saved_plan()
+        return self.options.room(plan.slots if plan else SLOTS_MIN).queue
+
+    def owner(self, slot: str) -> Name | None:
+        """Return whose slot it is."""
+        account, _, worker = (self._plan.owners if self._plan else {}).get(slot, "").partition("/")
+        return (account, worker) if worker else None
 
     async def _servers(self, ask: Callable[[str], Awaitable[str]]) -> list[ServerRow]:
         return parse_servers(await ask(SHOW_SERVERS))

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kythera.model.limits import Limits
+from kythera.route.admission import Room, far_queue_rules
 from kythera.route.mesh import CONTROL, HTTP, MeshFiles, PeerServer, Tunnel
 from kythera.route.pages import REFUSED_MARK, REFUSED_STATUS
 from kythera.route.plan import AWAY, HOME, SLOT_LETTER, FrontPlan
@@ -71,7 +72,7 @@ COUNT_S = 3_600
 
 
 def mesh_lines(
-    plan: FrontPlan, mesh: MeshFiles, limits: Limits, runtime_socket: Path
+    plan: FrontPlan, mesh: MeshFiles, limits: Limits, room: Room, runtime_socket: Path
 ) -> Iterator[str]:
     """Yield all sections that a machine of a fleet has and a machine without a mesh door has not."""
     services = {HTTP: "", CONTROL: "", **mesh.streams}
@@ -81,8 +82,9 @@ def mesh_lines(
     for service, address in mesh.streams.items():
         yield from _stream(service, address, mesh, runtime_socket)
     yield from _far_checks(plan, mesh, limits)
-    yield from _home(plan, mesh, limits, runtime_socket)
-    yield from _away(plan, mesh, limits, runtime_socket)
+    queue = list(far_queue_rules(limits, room))
+    yield from _home(plan, mesh, limits, queue, runtime_socket)
+    yield from _away(plan, mesh, limits, queue, runtime_socket)
     for tunnel in plan.tunnels:
         yield from _tunnel(tunnel, mesh, limits)
 
@@ -264,14 +266,17 @@ def _myself(plan: FrontPlan, runtime_socket: Path) -> str:
     return f"  server {plan.me} {_unix(runtime_socket, HERE)} id {plan.number} {POOL}"
 
 
-def _home(plan: FrontPlan, mesh: MeshFiles, limits: Limits, runtime_socket: Path) -> Iterator[str]:
+def _home(
+    plan: FrontPlan, mesh: MeshFiles, limits: Limits, queue: list[str], runtime_socket: Path
+) -> Iterator[str]:
     """The site's machines, this one too: each worker's name falls to one of them."""
     yield from _way(HOME, limits, limits.peer_connect_ms)
     yield (
         f"  stick-table type string len {WORKER_BYTES_MAX} size {HOME_WORKERS_MAX} "
-        f"expire {COUNT_S}s store http_req_rate({round(limits.rare_window_s * 1000)}ms)"
+        f"expire {COUNT_S}s store http_req_rate({round(limits.rare_window_s * 1000)}ms),conn_cur"
     )
     yield "  http-request track-sc0 var(txn.worker)"
+    yield from queue
     for peer in plan.peers:
         if peer.same_site:
             yield _peer(peer, mesh, limits)
@@ -279,12 +284,20 @@ def _home(plan: FrontPlan, mesh: MeshFiles, limits: Limits, runtime_socket: Path
         yield _myself(plan, runtime_socket)
 
 
-def _away(plan: FrontPlan, mesh: MeshFiles, limits: Limits, runtime_socket: Path) -> Iterator[str]:
+def _away(
+    plan: FrontPlan, mesh: MeshFiles, limits: Limits, queue: list[str], runtime_socket: Path
+) -> Iterator[str]:
     """The others of the site; when none is able the next nearest; when nobody is, ourselves."""
     # Only where all are far is there time for a far handshake over a lossy link.
     near = any(peer.same_site for peer in plan.peers)
     connect_ms = limits.peer_connect_ms if near else limits.peer_answer_ms
     yield from _way(AWAY, limits, connect_ms)
+    yield (
+        f"  stick-table type string len {WORKER_BYTES_MAX} size {HOME_WORKERS_MAX} "
+        f"expire {COUNT_S}s store conn_cur"
+    )
+    yield "  http-request track-sc0 var(txn.worker)"
+    yield from queue
     for peer in plan.peers:
         yield _peer(peer, mesh, limits) + ("" if peer.same_site else " backup")
     if plan.me:

@@ -21,6 +21,9 @@ REFUSED_MARK = "x-kythera-refused"
 REFUSED_STATUS = 425
 """What a machine says, with REFUSED_MARK, that cannot serve a request another sent it: unlike 503 a
 worker hardly says it, so the other may ask elsewhere without asking again what was answered."""
+QUEUE_STATUS = 421
+"""What HAProxy says inside of itself when a worker's queue is full; the visitor sees 503. A number of
+its own, so that 503 can mean that a worker does not start."""
 CANNOT_START = (
     "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n"
     f"{REFUSED_MARK}: 1\r\n\r\n"
@@ -60,7 +63,54 @@ PAGES = (
         "or a custom domain.",
     ),
     Page(408, 408, "Request too slow", "The request did not arrive in time."),
-    Page(413, 413, "Request too large", "The request is larger than this site accepts."),
+    Page(
+        413,
+        413,
+        "Request too large",
+        "The request's body is larger than this site accepts.",
+        "kythera up --limit request_body_bytes_max=… says how large it may be.",
+        key="body_too_large",
+    ),
+    Page(
+        414,
+        414,
+        "Address too long",
+        "The address that was asked for is longer than this site accepts.",
+        key="url_too_long",
+    ),
+    Page(
+        431,
+        431,
+        "Request head too large",
+        "The request's headers are larger, or more, than this site accepts. "
+        "To delete this site's cookies may help.",
+        key="head_too_large",
+    ),
+    Page(
+        429,
+        1015,
+        "Too many connections",
+        "Your network has more connections open to this site than it accepts. "
+        "Close some, or try again in a few seconds.",
+        key="connections_per_client",
+    ),
+    Page(
+        503,
+        1102,
+        "Too busy",
+        "There are more visitors than this site has room for. Try again in a few seconds.",
+        "kythera status tells what was refused, and how often.",
+        key="connections",
+    ),
+    Page(
+        503,
+        1102,
+        "Worker is busy",
+        "More requests wait for the worker that answers here than it may have. "
+        "Try again in a few seconds.",
+        "kythera.queue_requests says how many it may have on one machine.",
+        key="queue",
+    ),
     Page(500, 500, "Internal error", "The front door failed to handle the request."),
     Page(
         500,

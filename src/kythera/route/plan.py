@@ -38,7 +38,7 @@ DRAINING, OVERLOADED = "draining", "overloaded"
 """Keys of `health`: present or not."""
 MAPS = (
     *("hosts", "routes_exact", "routes_prefix", "routes_wild", "pins", "sticky"),
-    *(APART, "members", "health"),
+    *(APART, "members", "health", "queues"),
 )
 ORDERED_MAPS = ("routes_wild",)
 """Maps whose first matching row wins: replaced as a whole, never row by row."""
@@ -112,11 +112,13 @@ def plan_front(
     peers: Peers | None = None,
     where: Mapping[Name, Where] | None = None,
     tunnels: Iterable[Tunnel] = (),
+    queues: Mapping[Name, int] | None = None,
 ) -> FrontPlan:
     """Return what the front door should do now.
 
     `failing` holds workers whose cell cannot start, and why: they answer 503 without a wait, unless
-    `where` sends their visitors to another machine. Who is not in `where` is served here."""
+    `where` sends their visitors to another machine. Who is not in `where` is served here.
+    `queues` holds workers whose queue is not as long as all others'."""
     served = _served(catalog, traffic)
     owners, slots, freed = _assign_slots(served, previous or FrontPlan())
     slot_of = {name: slot for slot, name in owners.items()}
@@ -137,6 +139,9 @@ def plan_front(
         APART: dict(_apart_rows(owners, failing, where or {})),
         "members": _member_rows(peers),
         "health": _health_rows(peers),
+        "queues": {
+            slot: str(queues[name]) for slot, name in owners.items() if queues and name in queues
+        },
     }
     return FrontPlan(
         slots=slots,

@@ -12,9 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kythera.model.limits import Limits
+from kythera.route.admission import (
+    Room,
+    buffer_bytes,
+    connection_rules,
+    headers_readable,
+    queue_rules,
+    refusing_backends,
+    request_rules,
+)
 from kythera.route.mesh import MeshFiles
 from kythera.route.mesh_render import mesh_lines
-from kythera.route.pages import CONTENT_TYPES, FORMS, PAGES, page_rows
+from kythera.route.pages import CONTENT_TYPES, FORMS, PAGES, QUEUE_STATUS, page_rows
 from kythera.route.plan import (
     APART_MARK,
     LOCAL,
@@ -89,9 +98,13 @@ class FrontOptions:
     haproxy: str = "haproxy"
 
     def connections_max(self, slots: int) -> int:
-        """Return how many clients fit: each needs a descriptor, and one more for its cell."""
+        """Return how many connections fit: each needs a descriptor, and one more for its cell."""
         room = (self.descriptors_max - DESCRIPTORS_SPARE - slots) // 2
         return max(100, min(CONNECTIONS_MAX, int(room * 0.9)))
+
+    def room(self, slots: int) -> Room:
+        """Return how these are shared out."""
+        return Room.of(self.connections_max(slots), self.limits)
 
 
 def server_words(server: Server) -> str:
@@ -123,13 +136,16 @@ def _config(plan: FrontPlan, options: FrontOptions, runtime_socket: Path) -> Ite
     yield "# Written by Kythera from plan.json; changes made here are lost."
     yield from _global(plan, options, runtime_socket)
     yield from _defaults(options.limits)
-    yield from _frontend(options)
+    room = options.room(plan.slots)
+    yield from _frontend(options, room)
+    yield from refusing_backends(options.limits, shared=bool(options.tls_certificates))
     yield from _relay(options, runtime_socket)
     if options.mesh is not None:
-        yield from mesh_lines(plan, options.mesh, options.limits, runtime_socket)
+        yield from mesh_lines(plan, options.mesh, options.limits, room, runtime_socket)
     for index in range(plan.slots):
         slot = slot_name(index)
         yield f"backend {slot}"
+        yield from queue_rules(options.limits, room)
         yield "  use-server %[var(txn.server)] if { var(txn.server) -m found }"
         for server in plan.servers.get(slot, ()):
             yield (f"  server {server.name} {quoted('unix@' + server.path)} {server_words(server)}")
@@ -145,6 +161,8 @@ def _global(plan: FrontPlan, options: FrontOptions, runtime_socket: Path) -> Ite
     yield f"  hard-stop-after {options.limits.front_hard_stop_s}s"
     yield f"  maxconn {options.connections_max(plan.slots)}"
     yield f"  nbthread {options.threads}"
+    yield f"  tune.bufsize {buffer_bytes(options.limits)}"
+    yield f"  tune.http.maxhdr {headers_readable(options.limits)}"
     # A limit that cannot be raised costs connections at the very top, never the start.
     yield "  no strict-limits"
     yield "  ssl-default-bind-options ssl-min-ver TLSv1.2"
@@ -174,9 +192,10 @@ def _defaults(limits: Limits) -> Iterator[str]:
     for page in PAGES:
         if not page.key:
             yield f"  http-error status {page.status} {answer(str(page.status), limits)}"
+    yield f"  http-error status {QUEUE_STATUS} {answer('queue', limits)}"
 
 
-def _frontend(options: FrontOptions) -> Iterator[str]:
+def _frontend(options: FrontOptions, room: Room) -> Iterator[str]:
     yield "frontend door"
     yield f"  bind fd@${{{HTTP_ENV}}}"
     if options.tls_certificates:
@@ -184,8 +203,11 @@ def _frontend(options: FrontOptions) -> Iterator[str]:
             f"  bind fd@${{{HTTPS_ENV}}} ssl crt {quoted(options.tls_certificates)} "
             "alpn h2,http/1.1"
         )
+    yield from connection_rules(room)
     yield from _session_rules(options.site)
-    yield from _request_rules(options.site)
+    yield from _named_rules(options.site)
+    yield from request_rules(options.limits, room, shared=bool(options.tls_certificates))
+    yield from _header_rules()
     yield from slot_rules()
     yield f"  http-request set-var(txn.slot) str({RELAY}) if {{ stopping }} {RELAYING}"
     yield from _way_rules(forwards=options.mesh is not None)
@@ -229,11 +251,15 @@ def _session_rules(site: str) -> Iterator[str]:
     yield f"{rule}-fmt(sess.blob) {_json(_blob(site) | no_tls)} unless {{ ssl_fc }}"
 
 
-def _request_rules(site: str) -> Iterator[str]:
-    """What every request needs."""
+def _named_rules(site: str) -> Iterator[str]:
+    """What every request needs, also one that is refused."""
     rule = "  http-request set-var"
     yield f"{rule}(txn.accept) req.fhdr(accept)"
     yield f"{rule}-fmt(txn.ray) {RAY_DIGITS}-{ray_suffix(site)}"
+
+
+def _header_rules() -> Iterator[str]:
+    """What every request says to a cell."""
     yield f"  http-request del-header {INTERNAL_PREFIX} -m beg"
     yield f"  http-request del-header {CF_PREFIX} -m beg"
     for name in UNSAID_HEADERS:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kythera.model.limits import Limits
-from kythera.route.pages import REFUSED_MARK, REFUSED_STATUS
+from kythera.route.pages import QUEUE_STATUS, REFUSED_MARK, REFUSED_STATUS
 from kythera.route.plan import (
     APART,
     APART_MARK,
@@ -27,6 +27,8 @@ The delay is below workerd's own (5 s), so that HAProxy is the one who closes.""
 CONNECTION_REQUESTS = 256
 """A connection to a cell is given up after about so many requests, so that a process added to
 the same listening socket gets its part; dynamic servers refuse `max-reuse`."""
+TRY_AGAIN = ("502", "503", "connections", "connections_per_client", "queue")
+"""Pages that say when."""
 KEY_HEADER = "Cloudflare-Workers-Version-Key"
 OVERRIDES_HEADER = "Cloudflare-Workers-Version-Overrides"
 OVERRIDES_MAX = 4
@@ -68,7 +70,7 @@ def answer(key: str, limits: Limits) -> str:
     # Named twice because an error may precede all rules, and then no variable is set.
     form = f"var(txn.accept,-),map_sub(page_forms.map,text),concat(/{key})"
     headers = f"hdr Cache-Control no-store hdr {OWN_MARK} 1"
-    if key in ("502", "503"):
+    if key in TRY_AGAIN:
         headers += f" hdr Retry-After {limits.retry_after_s}"
     return (
         f'content-type text/plain lf-string "%[{form},map_str(page_heads.map)]'
@@ -166,5 +168,5 @@ def last_rules() -> Iterator[str]:
     form = "var(txn.accept,-),map_sub(page_forms.map,text)"
     yield f"{rule} set-header Content-Type %[{form},map_str(page_types.map)] if {own}"
     # A cell that ended in the middle is, to the visitor, one that must be asked again.
-    yield f"{rule} set-status 503 if {{ status 502 }} {own}"
+    yield f"{rule} set-status 503 if {{ status {QUEUE_STATUS} 502 }} {own}"
     yield f"{rule} del-header {OWN_MARK} if {own}"

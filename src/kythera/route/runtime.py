@@ -136,6 +136,10 @@ class ServerRow:
     total: int
     status: str = ""
     """What its health checks found, in HAProxy's words."""
+    failed_answers: int = 0
+    """Requests that it was given and that HAProxy had to answer itself."""
+    hung_up: int = 0
+    """Those among them, and others, in which it ended the connection."""
 
 
 SHOW_SERVERS = "show stat -1 4 -1"
@@ -149,6 +153,7 @@ def parse_servers(text: str) -> list[ServerRow]:
         return []
     columns = lines[0][2:].split(",")
     at = {name: columns.index(name) for name in ("pxname", "svname", "scur", "stot", "status")}
+    more = {name: columns.index(name) for name in ("eresp", "srv_abrt") if name in columns}
     rows = (line.split(",") for line in lines[1:])
     return [
         ServerRow(
@@ -157,6 +162,7 @@ def parse_servers(text: str) -> list[ServerRow]:
             int(row[at["scur"]]),
             int(row[at["stot"]]),
             row[at["status"]],
+            *(int(row[column] or 0) for column in more.values()),
         )
         for row in rows
     ]
