@@ -74,14 +74,18 @@ def test_a_heap_that_is_full_ends_its_own_process_alone(
 def test_what_befell_a_worker_is_a_record_that_every_machine_can_tell(
     platform: RunningPlatform,
 ) -> None:
-    """Worker, version, reason, time and limit; through the log, not from the agent's memory."""
-    platform.fetch("http://greedy.localhost/heap", method="POST", timeout=ENDED_S_MAX)
+    """Worker, version, reason, time, limit and the visitor's ray id; through the log, not from the agent's memory."""
+    answer = platform.fetch("http://greedy.localhost/heap", method="POST", timeout=ENDED_S_MAX)
+    ray = answer.headers["CF-Ray"]
 
     def told() -> list[dict[str, Any]]:
         answer = platform.call("GET", "/kythera/status")
         return [one for one in answer.json()["result"]["incidents"] if one["worker"] == "greedy"]
 
-    wait_until(lambda: bool(told()), "it is in the log", deadline_s=20)
+    def rays() -> list[str]:
+        return [ray for one in told() for incident in one["last"] for ray in incident["rays"]]
+
+    wait_until(lambda: ray in rays(), "it is in the log, with the visitor's ray id", deadline_s=20)
     (incidents,) = told()
     assert incidents["counts"]["exceededMemory"] >= 1
     assert incidents["last"][-1]["reason"] == "exceededMemory"

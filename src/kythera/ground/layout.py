@@ -140,6 +140,11 @@ class Layout:
         return self.run / "haproxy.sock"
 
     @property
+    def front_log(self) -> Path:
+        """Where HAProxy tells of requests that failed (the agent reads datagrams)."""
+        return self.run / "haproxy-failed.sock"
+
+    @property
     def haproxy_master_socket(self) -> Path:
         """HAProxy's master socket (reload, old processes)."""
         return self.run / "haproxy-master.sock"

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from kythera.node.cell_maker import CellMaker
 from kythera.node.consoles import Consoles
 from kythera.node.engines import Engine
 from kythera.node.fleet import Fleet
+from kythera.node.front_log import read_failures
 from kythera.node.keeper_client import Exited, KeeperClient, connect_keeper
 from kythera.node.keeper_programs import GIVE_UP_STATUS
 from kythera.node.log_servers import LogServers
@@ -215,6 +217,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         agent.mind.watch_sockets,
         agent.mind.keep_time,
         agent.consoles.run,
+        partial(read_failures, agent.layout.front_log, agent.mind.request_failed),
         TurnWatch(agent.mind, agent.front.loads).run,
         agent.follow,
         agent.move_log,

@@ -34,14 +34,19 @@ class IncidentBook:
         self._machine = machine
         self._since = iso(now)
         self._workers: dict[tuple[str, str], _Worker] = {}
+        self._failed: dict[tuple[str, str], deque[tuple[float, str]]] = {}
 
     def note(
         self, account: str, worker: str, version: str, reason: str, now: float, *, detail: str = ""
     ) -> None:
         """Something befell a cell."""
         of = self._workers.setdefault((account, worker), _Worker())
+        early = self._failed.pop((account, worker), deque())
+        rays = tuple(ray for at, ray in early if now - at <= RAYS_S)
         of.counts[reason] += 1
-        of.last.append(Incident(reason=reason, version=version, at=iso(now), detail=detail))
+        of.last.append(
+            Incident(reason=reason, version=version, at=iso(now), detail=detail, rays=rays)
+        )
         of.last_at = now
 
     def add(self, account: str, worker: str, reason: str, count: int) -> None:
@@ -49,9 +54,12 @@ class IncidentBook:
         self._workers.setdefault((account, worker), _Worker()).counts[reason] += count
 
     def failed(self, account: str, worker: str, ray: str, now: float) -> None:
-        """A request got an error page: if something befell its worker just now, it was that."""
+        """A request got an error page: if something befell its worker just now, or is told of in a
+        moment, it was that."""
         of = self._workers.get((account, worker))
         if of is None or not of.last or now - of.last_at > RAYS_S:
+            waiting = self._failed.setdefault((account, worker), deque(maxlen=RAYS_KEPT))
+            waiting.append((now, ray))
             return
         latest = of.last[-1]
         if len(latest.rays) < RAYS_KEPT and ray not in latest.rays:
@@ -59,8 +67,9 @@ class IncidentBook:
 
     def keep(self, workers: set[tuple[str, str]]) -> None:
         """Forget workers that are gone."""
-        for gone in self._workers.keys() - workers:
-            del self._workers[gone]
+        for known in (self._workers, self._failed):
+            for gone in known.keys() - workers:
+                del known[gone]
 
     def document(self) -> list[dict[str, Any]]:
         """Return all of it, as status shows it and the log takes it."""

@@ -217,6 +217,15 @@ class Mind:
             reason = "startFailed" if process.state == "starting" else "crashed"
             self._note_incident(cell, reason, f"ended with {event.status}")
 
+    def request_failed(self, server: str, ray: str) -> None:
+        """HAProxy gave up on a request that it had sent to one of our cells."""
+        for worker in self.cells.workers.values():
+            for cell in worker.cells.values():
+                if cell.name.server == server:
+                    account, name = cell.name.worker_key
+                    self.incidents.failed(account, name, ray, self.clock.now())
+                    return
+
     def traffic(self) -> tuple[dict[WorkerKey, Traffic], dict[WorkerKey, str]]:
         """Return where requests shall go now, and which workers to refuse at the door."""
         return self.cells.traffic(), self.cells.failing(self.clock.monotonic())

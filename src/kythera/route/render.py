@@ -78,6 +78,8 @@ the address, and each header costs a cell 3 % of a hello."""
 CF_PREFIX = "cf-"
 """Headers that workers believe to come from the platform: a client's are never passed on, also
 those that we do not set (such as CF-IPCountry)."""
+FAILED_FORMAT = "%ST %s %[var(txn.ray)]"
+"""Status, server, ray id; read by `node/front_log.py`."""
 UNCAUGHT_BODY = "Internal Server Error"
 """All that workerd answers when a worker throws."""
 
@@ -137,7 +139,7 @@ def _config(plan: FrontPlan, options: FrontOptions, runtime_socket: Path) -> Ite
     yield from _global(plan, options, runtime_socket)
     yield from _defaults(options.limits)
     room = options.room(plan.slots)
-    yield from _frontend(options, room)
+    yield from _frontend(options, room, runtime_socket)
     yield from refusing_backends(options.limits, shared=bool(options.tls_certificates))
     yield from _relay(options, runtime_socket)
     if options.mesh is not None:
@@ -195,8 +197,12 @@ def _defaults(limits: Limits) -> Iterator[str]:
     yield f"  http-error status {QUEUE_STATUS} {answer('queue', limits)}"
 
 
-def _frontend(options: FrontOptions, room: Room) -> Iterator[str]:
+def _frontend(options: FrontOptions, room: Room, runtime_socket: Path) -> Iterator[str]:
     yield "frontend door"
+    # What fails is told, by ray id and server; what goes well costs nothing and says nothing.
+    yield f"  log {quoted(str(socket_beside(runtime_socket, 'failed')))} format raw local0"
+    yield "  option dontlog-normal"
+    yield f"  log-format {quoted(FAILED_FORMAT)}"
     yield f"  bind fd@${{{HTTP_ENV}}}"
     if options.tls_certificates:
         yield (
