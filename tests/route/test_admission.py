@@ -146,7 +146,7 @@ async def test_a_head_that_haproxy_cannot_read_is_answered_and_counted() -> None
         await hello(door)
         told = Counted(door)
         with wires(door) as wire:
-            for head in (b"X: " + b"a" * 40_000, b"X: a\r\n" * 300, b"\x00\x01"):
+            for head in (b"X: " + b"a" * 20_000, b"X: a\r\n" * 300, b"\x00\x01"):
                 line = wire()
                 await line.say(b"GET / HTTP/1.1\r\n" + HEAD + head + b"\r\n\r\n")
                 assert b" 400 " in (await line.hear())[:20]
@@ -348,3 +348,20 @@ async def test_a_reader_that_drips_is_hung_up_on_and_a_steady_one_is_not() -> No
             assert taken >= 64 << 20
             assert await told.now() == {"slow_reader": 1}
         tasks.cancel_scope.cancel()
+
+
+async def test_who_leaves_gives_its_place_back() -> None:
+    """Clients that ask a worker which hangs, and go: their places in the queue are free again."""
+    async with opened(options(queue_requests=5)) as door:
+        await hello(door)
+        for _ in range(3):
+            with wires(door) as wire:
+                for _ in range(5):
+                    await wire().say(b"GET /slow HTTP/1.1\r\n" + HEAD + b"\r\n")
+                with anyio.fail_after(5):
+                    while (await door.front.loads())["c-hello"].current < 5:
+                        await anyio.sleep(0.02)
+                assert (await door.get("hello.localhost")).status_code == 503
+            with anyio.fail_after(5):
+                while await door.cell_of("hello.localhost") != "c-hello":
+                    await anyio.sleep(0.02)

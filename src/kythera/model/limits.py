@@ -197,8 +197,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     allow. What is above is told so."""
     connections_per_client_max: int = 2_000
     """Of one address (IPv6: of one /64) at the same time, and never more than half of all."""
-    request_head_bytes_max: int = 16 * 1024
-    """The longest request head, without its first line; HAProxy's buffers are twice as long."""
+    request_head_bytes_max: int = 14 * 1024
+    """The longest request head, without its first line. HAProxy's buffers, and so the longest head of
+    an answer, follow from it."""
     request_headers_max: int = 100
     url_bytes_max: int = 8 * 1024
     request_body_bytes_max: int = 100 * MIB

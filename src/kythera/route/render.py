@@ -180,6 +180,8 @@ def _defaults(limits: Limits) -> Iterator[str]:
         "  option http-no-delay",
         "  option idle-close-on-response",
         "  option dontlognull",
+        # Else who asks and leaves keeps its place until the worker answers.
+        "  option abortonclose",
         "  retries 3",
         "  retry-on conn-failure empty-response",
         f"  timeout connect {limits.request_head_s}s",
