@@ -1,0 +1,416 @@
+// The machine's egress cell: all that workers send to the outside passes here. A cell says who it is
+// by a token that the agent has signed; the token holds what its worker may reach. Addresses are
+// checked twice: those written as numbers here, so that the reason has a name; all of them, after
+// DNS, by workerd's own network service, which connects to the very address it has checked.
+import net from 'node:net';
+
+const TOKEN = 'x-kythera-egress';
+const MARK = 'x-kythera-refused';
+const OURS = 'x-kythera-';
+const TOKENS_KEPT_MAX = 4096;
+const CHUNK_BYTES = 65536;
+const POLL_MS = 10;
+const PORTS = { 'http:': 80, 'https:': 443 };
+const SENDABLE = (code) => code === 1000 || (code >= 3000 && code <= 4999);
+
+const verified = new Map();
+const workers = new Map();
+const machine = { open: 0, forged: 0 };
+let key;
+
+class Refused extends Error {
+  constructor(reason, sentence, status = 403) {
+    super(sentence);
+    this.reason = reason;
+    this.status = status;
+  }
+}
+
+// -- who asks ------------------------------------------------------------------------------------
+
+function bytesOf(text) {
+  return Uint8Array.fromBase64(text, { alphabet: 'base64url' });
+}
+
+async function isOurs(payload, mac, env) {
+  const raw = new TextEncoder();
+  key ??= await crypto.subtle.importKey(
+    'raw', raw.encode(env.KEY), { name: 'HMAC', hash: 'SHA-256' }, false, ['verify'],
+  );
+  return crypto.subtle.verify('HMAC', key, bytesOf(mac), raw.encode(payload));
+}
+
+async function policyOf(token, env) {
+  const known = verified.get(token);
+  if (known !== undefined) {
+    return known;
+  }
+  const [payload, mac, ...more] = token.split('.');
+  let ours = false;
+  try {
+    ours = more.length === 0 && await isOurs(payload, mac, env);
+  } catch {
+    // Not even base64.
+  }
+  if (!ours) {
+    machine.forged += 1;
+    throw new Refused('token', 'this cell did not say which worker it is');
+  }
+  const policy = JSON.parse(new TextDecoder().decode(bytesOf(payload)));
+  if (verified.size >= TOKENS_KEPT_MAX) {
+    verified.delete(verified.keys().next().value);
+  }
+  verified.set(token, policy);
+  return policy;
+}
+
+function countersOf({ account, worker }) {
+  const name = `${account}/${worker}`;
+  let counters = workers.get(name);
+  if (counters === undefined) {
+    counters = {
+      account, worker, requests: 0, open: 0, waiting: 0, bytes_in: 0, bytes_out: 0, refused: {}, failed: {},
+    };
+    workers.set(name, counters);
+  }
+  return counters;
+}
+
+function note(counts, reason) {
+  counts[reason] = (counts[reason] ?? 0) + 1;
+}
+
+// -- what may be reached -------------------------------------------------------------------------
+
+function numberOf(host) {
+  if (/^\d+\.\d+\.\d+\.\d+$/.test(host)) {
+    return { bits: 32n, value: host.split('.').reduce((sum, part) => sum * 256n + BigInt(part), 0n) };
+  }
+  if (!host.startsWith('[')) {
+    return null;
+  }
+  const [left, right] = host.slice(1, -1).split('::').map((half) => half.split(':').filter(Boolean));
+  const gap = right === undefined ? [] : Array(8 - left.length - right.length).fill('0');
+  const groups = [...left, ...gap, ...(right ?? [])];
+  return { bits: 128n, value: groups.reduce((sum, part) => sum * 65536n + BigInt(`0x${part}`), 0n) };
+}
+
+function isWithin(address, { bits, value, length }) {
+  const shift = BigInt(bits - length);
+  return address.bits === BigInt(bits) && address.value >> shift === BigInt(value) >> shift;
+}
+
+function isListed(hosts, host, port) {
+  return hosts.some((listed) => {
+    const [, name, only] = /^(.*?)(?::(\d+))?$/.exec(listed);
+    const fits = name.startsWith('*.') ? host.endsWith(name.slice(1)) : host === name;
+    return fits && (only === undefined || Number(only) === port);
+  });
+}
+
+// Returns the network to go through. What is asked of a name is decided after DNS, by that network.
+function admit(host, port, policy, env) {
+  const bare = host.endsWith('.') ? host.slice(0, -1) : host;
+  if (policy.egress === 'hosts' && !isListed(policy.hosts, bare, port)) {
+    throw new Refused('host_not_listed', `${host}:${port} is not among the hosts of kythera.egress`);
+  }
+  const own = env.RULES.ports.includes(port);
+  const address = numberOf(host);
+  const rules = own ? env.RULES.forbidden : [...env.RULES.own, ...env.RULES.forbidden];
+  const met = address && rules.find((rule) => isWithin(address, rule));
+  if (met) {
+    throw new Refused(met.reason, `${host} is ${met.words}`);
+  }
+  return own ? env.DOORS : env.INTERNET;
+}
+
+// workerd says no more than «internal error» of a name that does not exist and of one that leads to
+// an address it refuses; a second look-up, through a network that reaches nothing, tells them apart.
+function nameExists(host) {
+  return new Promise((resolve) => {
+    const probe = net.connect(1, host);
+    probe.on('error', (error) => resolve(error.code !== 'ENOTFOUND' && error.code !== 'EAI_AGAIN'));
+    probe.on('connect', () => { probe.destroy(); resolve(true); });
+  });
+}
+
+async function reasonOf(error, host, isSocket) {
+  if (error instanceof Refused) {
+    return error;
+  }
+  const said = String(error?.message ?? error);
+  if (numberOf(host) === null && !await nameExists(host)) {
+    return new Refused('name_not_found', `there is no address for the name ${host}`, 502);
+  }
+  const generic = said.startsWith('internal error') || said.includes('consider using fetch');
+  if (generic && (isSocket || numberOf(host) === null)) {
+    return new Refused('resolved_address', `the name ${host} leads to an address that is not allowed`);
+  }
+  return new Refused('unreachable', `${host} could not be reached: ${said}`, 502);
+}
+
+// -- how much at a time --------------------------------------------------------------------------
+
+async function enter(counters, policy, limits) {
+  const full = () => counters.open >= policy.connections || machine.open >= limits.total;
+  if (full()) {
+    if (counters.waiting >= limits.waiting) {
+      throw new Refused('connections', `${policy.connections} outbound connections are open and ${counters.waiting} wait`, 503);
+    }
+    const end = Date.now() + limits.wait_ms;
+    counters.waiting += 1;
+    try {
+      while (full()) {
+        if (Date.now() >= end) {
+          throw new Refused('connections', `none of ${policy.connections} outbound connections became free in ${limits.wait_ms} ms`, 503);
+        }
+        await scheduler.wait(POLL_MS);
+      }
+    } finally {
+      counters.waiting -= 1;
+    }
+  }
+  counters.open += 1;
+  machine.open += 1;
+}
+
+function leave(counters) {
+  counters.open -= 1;
+  machine.open -= 1;
+}
+
+// Copies until the end, counting; gives up when nothing moves for `idle_ms`.
+async function pump(from, to, count, idle_ms) {
+  const reader = from.getReader({ mode: 'byob' });
+  const writer = to.getWriter();
+  let moved = 0;
+  let seen = -1;
+  const watch = setInterval(() => {
+    if (moved === seen) {
+      const late = new Refused('idle', `nothing moved for ${idle_ms} ms`, 504);
+      reader.cancel(late).catch(() => {});
+      writer.abort(late).catch(() => {});
+    }
+    seen = moved;
+  }, idle_ms);
+  try {
+    for (;;) {
+      const { value, done } = await reader.read(new Uint8Array(CHUNK_BYTES));
+      if (done) {
+        break;
+      }
+      moved += value.byteLength;
+      count(value.byteLength);
+      await writer.write(value);
+    }
+    await writer.close();
+  } catch (error) {
+    await Promise.allSettled([reader.cancel(error), writer.abort(error)]);
+    throw error;
+  } finally {
+    clearInterval(watch);
+  }
+}
+
+function pipeOf(headers) {
+  const length = headers.get('content-length');
+  return length === null ? new IdentityTransformStream() : new FixedLengthStream(BigInt(length));
+}
+
+// -- HTTP ----------------------------------------------------------------------------------------
+
+function cleaned(headers, ...more) {
+  const clean = new Headers(headers);
+  [...clean.keys()].filter((name) => name.startsWith(OURS)).forEach((name) => clean.delete(name));
+  more.forEach((name) => clean.delete(name));
+  return clean;
+}
+
+function relay(upstream, counters, done) {
+  const [theirs, ours] = Object.values(new WebSocketPair());
+  const ends = [[upstream, ours, 'bytes_in'], [ours, upstream, 'bytes_out']];
+  let closed = 0;
+  for (const [from, to, counter] of ends) {
+    from.accept();
+    from.binaryType = 'arraybuffer';
+    from.addEventListener('message', ({ data }) => {
+      counters[counter] += typeof data === 'string' ? data.length : data.byteLength;
+      try { to.send(data); } catch { /* It has closed meanwhile. */ }
+    });
+    const end = (code, reason) => {
+      try { to.close(SENDABLE(code) ? code : 1011, reason); } catch { /* It has closed too. */ }
+      closed += 1;
+      if (closed === 1) {
+        done();
+      }
+    };
+    from.addEventListener('close', ({ code, reason }) => end(code === 1005 ? 1000 : code, reason));
+    from.addEventListener('error', () => end(1011, 'the connection broke'));
+  }
+  return theirs;
+}
+
+function answered(response, counters, limits, ctx, done) {
+  const headers = cleaned(response.headers);
+  const init = { status: response.status, statusText: response.statusText, headers };
+  if (response.webSocket) {
+    return new Response(null, { ...init, webSocket: relay(response.webSocket, counters, done) });
+  }
+  if (response.body === null) {
+    done();
+    return new Response(null, init);
+  }
+  const { readable, writable } = pipeOf(headers);
+  const count = (bytes) => { counters.bytes_in += bytes; };
+  ctx.waitUntil(pump(response.body, writable, count, limits.idle_ms).catch(() => {}).finally(done));
+  return new Response(readable, { ...init, encodeBody: 'manual' });
+}
+
+async function forward(request, network, counters, env, ctx, done) {
+  const stop = new AbortController();
+  const late = new Refused('head_timeout', `no answer within ${env.LIMITS.head_ms} ms`, 504);
+  const timer = setTimeout(() => stop.abort(late), env.LIMITS.head_ms);
+  request.signal.addEventListener('abort', () => stop.abort(request.signal.reason));
+  const init = {
+    method: request.method,
+    headers: cleaned(request.headers, 'host'),
+    redirect: 'manual',
+    encodeResponseBody: 'manual',
+    signal: stop.signal,
+  };
+  if (request.body !== null) {
+    const { readable, writable } = pipeOf(request.headers);
+    const count = (bytes) => { counters.bytes_out += bytes; };
+    ctx.waitUntil(pump(request.body, writable, count, env.LIMITS.idle_ms).catch(() => {}));
+    init.body = readable;
+  }
+  try {
+    return answered(await network.fetch(request.url, init), counters, env.LIMITS, ctx, done);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function refusal(refused) {
+  return new Response(`${refused.message}\n`, {
+    status: refused.status,
+    headers: { [MARK]: refused.reason, 'content-type': 'text/plain; charset=utf-8' },
+  });
+}
+
+function tell(counters, refused) {
+  note(refused.status === 403 || refused.status === 503 ? counters.refused : counters.failed, refused.reason);
+}
+
+async function fetched(request, env, ctx) {
+  let counters = null;
+  let entered = false;
+  const url = new URL(request.url);
+  const done = () => {
+    if (entered) {
+      entered = false;
+      leave(counters);
+    }
+  };
+  try {
+    const policy = await policyOf(request.headers.get(TOKEN) ?? '', env);
+    counters = countersOf(policy);
+    counters.requests += 1;
+    const port = Number(url.port) || PORTS[url.protocol];
+    const network = admit(url.hostname, port, policy, env);
+    await enter(counters, policy, env.LIMITS);
+    entered = true;
+    return await forward(request, network, counters, env, ctx, done);
+  } catch (error) {
+    done();
+    const refused = await reasonOf(error, url.hostname, false);
+    if (counters !== null) {
+      tell(counters, refused);
+    }
+    return refusal(refused);
+  }
+}
+
+// -- TCP -----------------------------------------------------------------------------------------
+
+async function say(socket, text) {
+  const writer = socket.writable.getWriter();
+  await writer.write(new TextEncoder().encode(text));
+  writer.releaseLock();
+}
+
+// A tunnel's name is the token, then what is asked; the first byte of the answer says whether it is
+// open («+») or why not («-» and a sentence).
+async function tunnelled(socket, env) {
+  let counters = null;
+  let entered = false;
+  let host = '';
+  try {
+    const { localAddress } = await socket.opened;
+    const [payload, mac, asked] = localAddress.slice(0, localAddress.lastIndexOf(':')).split('.');
+    const policy = await policyOf(`${payload}.${mac}`, env);
+    counters = countersOf(policy);
+    counters.requests += 1;
+    const { address, secure } = JSON.parse(new TextDecoder().decode(bytesOf(asked)));
+    let url;
+    try {
+      url = new URL(`tcp://${address}`);
+      ({ hostname: host } = new URL(`http://${url.host}`));
+    } catch {
+      throw new Refused('address', `${address} is not an address`);
+    }
+    const network = admit(host, Number(url.port), policy, env);
+    await enter(counters, policy, env.LIMITS);
+    entered = true;
+    const upstream = network.connect(`${host}:${url.port}`, { secureTransport: secure, allowHalfOpen: true });
+    await opened(upstream, env.LIMITS.head_ms);
+    await say(socket, '+');
+    await Promise.allSettled([
+      pump(socket.readable, upstream.writable, (n) => { counters.bytes_out += n; }, env.LIMITS.tunnel_idle_ms),
+      pump(upstream.readable, socket.writable, (n) => { counters.bytes_in += n; }, env.LIMITS.tunnel_idle_ms),
+    ]);
+  } catch (error) {
+    const refused = await reasonOf(error, host, true);
+    if (counters !== null) {
+      tell(counters, refused);
+    }
+    await say(socket, `-${refused.message}`).catch(() => {});
+    await socket.close().catch(() => {});
+  } finally {
+    if (entered) {
+      leave(counters);
+    }
+  }
+}
+
+async function opened(socket, ms) {
+  const late = new Refused('head_timeout', `no connection within ${ms} ms`, 504);
+  let timer;
+  const waited = new Promise((_, reject) => { timer = setTimeout(() => reject(late), ms); });
+  try {
+    await Promise.race([socket.opened, waited]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+export default {
+  fetch(request, env, ctx) {
+    // Whoever goes away in the middle must not take along what is still to be counted.
+    const answer = fetched(request, env, ctx);
+    ctx.waitUntil(answer);
+    return answer;
+  },
+  async connect(socket, env, ctx) {
+    const ended = tunnelled(socket, env);
+    ctx.waitUntil(ended);
+    await ended;
+  },
+};
+
+// Asked by the agent alone, on a socket of its own.
+export const counters = {
+  fetch() {
+    return Response.json({ open: machine.open, forged: machine.forged, workers: [...workers.values()] });
+  },
+};
