@@ -83,7 +83,7 @@ def is_inside() -> bool:
 def outside(*words: str) -> list[str]:
     """Return the command that runs this module, or `words`, in namespaces of its own."""
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    inner = "ip link set lo up && mount --bind $0 /etc/resolv.conf && exec env $1=1 \"${@:2}\""
+    inner = 'ip link set lo up && mount --bind $0 /etc/resolv.conf && exec env $1=1 "${@:2}"'
     resolv = Path(tempfile.gettempdir()) / f"kythera-test-resolv-{os.getuid()}.conf"
     resolv.write_text(f"nameserver {NAME_SERVER}\noptions timeout:1 attempts:1\n", encoding="ascii")
     return [
@@ -190,11 +190,17 @@ def _page(head: bytes) -> bytes:
             b"HTTP/1.1 302 Found\r\nLocation: " + where + b"\r\nContent-Length: 0\r\n"
             b"Connection: close\r\n\r\n"
         )
-    extra = b"X-Kythera-Refused: forged\r\nX-Kythera-Egress: forged\r\n" if b"/forge" in path else b""
+    extra = (
+        b"X-Kythera-Refused: forged\r\nX-Kythera-Egress: forged\r\n" if b"/forge" in path else b""
+    )
     length = str(len(head)).encode()
     return (
-        b"HTTP/1.1 200 OK\r\n" + extra + b"Connection: close\r\nContent-Length: " + length
-        + b"\r\n\r\n" + head
+        b"HTTP/1.1 200 OK\r\n"
+        + extra
+        + b"Connection: close\r\nContent-Length: "
+        + length
+        + b"\r\n\r\n"
+        + head
     )
 
 
@@ -206,7 +212,7 @@ def give_addresses() -> None:
             continue
         extra = ["nodad"] if parsed.version == 6 else []
         words = ["ip", "addr", "add", f"{address}/{parsed.max_prefixlen}", "dev", "lo", *extra]
-        subprocess.run(words, check=False, capture_output=True)  # noqa: S603
+        subprocess.run(words, check=False, capture_output=True)
 
 
 def names() -> Names:
@@ -235,8 +241,8 @@ def running(config: bytes, sockets: dict[str, socket.socket], log: Path) -> Iter
     control, child_end = os.pipe()
     numbers = {name: str(sock.fileno()) for name, sock in sockets.items()}
     with log.open("ab") as output:
-        process = subprocess.Popen(  # noqa: S603
-            workerd_argv(find_workerd(), numbers, str(child_end)),
+        process = subprocess.Popen(
+            [str(find_workerd()), *workerd_argv(numbers, str(child_end))],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
@@ -297,9 +303,7 @@ class World:
             number=1,
             created_on="2026-11-23T00:00:00.000000Z",
             main_module=next(iter(modules)),
-            modules=tuple(
-                Module(name=name, type="esm", digest=name, size=0) for name in modules
-            ),
+            modules=tuple(Module(name=name, type="esm", digest=name, size=0) for name in modules),
             compatibility_date="2026-06-01",
             compatibility_flags=("nodejs_compat",),
             handlers=("fetch",),

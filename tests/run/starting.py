@@ -109,7 +109,6 @@ class Workshop:
 
     def config(self, version: Version, **settings: Any) -> bytes:
         """Return the configuration of a version's cell."""
-        settings.setdefault("egress_allow", ())
         settings.setdefault("assets_dir", self.tree(version))
         return cell_config(
             version,

@@ -36,6 +36,7 @@ from kythera.model.platform import Platform
 from kythera.node.blob_loop import BlobLoop, Place
 from kythera.node.cell_maker import CellMaker
 from kythera.node.consoles import Consoles
+from kythera.node.egress import EgressCell, egress_door
 from kythera.node.engines import Engine
 from kythera.node.fleet import Fleet
 from kythera.node.keeper_client import Exited, KeeperClient, connect_keeper
@@ -67,6 +68,7 @@ class Agent:
     records: RecordsLoop
     front: TrafficLoop
     blobs: BlobLoop
+    egress: EgressCell
     facts: MachineFacts
     client: MeshClient
 
@@ -138,13 +140,14 @@ async def run(layout: Layout) -> None:
         layout.cells.mkdir(mode=0o700, parents=True, exist_ok=True)
         cells = Cells(str(layout.cells), platform.limits, os.cpu_count() or 1)
         blobs = Blobs(layout.blobs)
+        door = egress_door(layout, platform, keeper.processes)
         maker = CellMaker(
             layout=layout,
             platform=platform,
             workerd=workerd,
             blobs=blobs,
             sealer=Sealer.load(layout.secrets_key),
-            ca_available=ca_available(),
+            egress=door,
         )
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
         consoles = Consoles(keeper, clock)
@@ -181,6 +184,16 @@ async def run(layout: Layout) -> None:
                 clock,
                 platform.limits,
             ),
+            egress=EgressCell(
+                layout,
+                platform,
+                door,
+                keeper,
+                facts,
+                workerd,
+                ca_available=ca_available(),
+                listen_to=consoles.listen_to,
+            ),
             facts=facts,
             client=client,
         )
@@ -196,6 +209,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
     agent.records.changed = agent.records_changed
     agent.mind.prepare, agent.mind.heal = agent.blobs.prepare, agent.blobs.heal
     agent.servers.changed = agent.mind.traffic_due
+    await agent.egress.open()
     agent.mind.adopt()
     agent.records.take_changes()
     agent.records_changed()
@@ -205,6 +219,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
     loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
         agent.servers.run,
         front.run,
+        agent.egress.run,
         agent.front.run,
         agent.front.measure,
         agent.front.watch_files,
@@ -230,6 +245,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         if isinstance(event, Exited):
             agent.servers.note(event)
             front.note(event)
+            agent.egress.note(event)
             agent.front.note_exit(event)
 
 

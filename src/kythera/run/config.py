@@ -22,6 +22,7 @@ from kythera.run.outbound import (
     EGRESS,
     NOTHING,
     OUTBOUND,
+    TUNNELS,
     EgressDoor,
     nothing,
     outbound_services,
@@ -56,7 +57,7 @@ PULSE = "pulse"
 """A second socket: whatever is asked there, workerd itself answers, between two turns."""
 _WORKER, _ASSETS, _DOOR = "worker", "assets", "door"
 _CONSOLE, _TAIL, _TAIL_SINK = "console", "tail", "tail-sink"
-_RESERVED = (NOTHING, OUTBOUND, EGRESS, _ASSETS, _DOOR, _CONSOLE, _TAIL, _TAIL_SINK)
+_RESERVED = (NOTHING, OUTBOUND, EGRESS, TUNNELS, _ASSETS, _DOOR, _CONSOLE, _TAIL, _TAIL_SINK)
 
 Fields = dict[str, Any]
 

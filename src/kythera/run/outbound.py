@@ -19,8 +19,9 @@ from kythera.model.limits import Limits
 from kythera.model.records import Version
 from kythera.run.prelude import source
 
-TOKEN_HEADER = "X-Kythera-Egress"
-NOTHING, OUTBOUND, EGRESS = "nothing", "outbound", "egress"
+WHO_HEADER = "X-Kythera-Egress"
+CONNECT_HEADER = "X-Kythera-Connect"
+NOTHING, OUTBOUND, EGRESS, TUNNELS = "nothing", "outbound", "egress", "tunnels"
 OUTBOUND_COMPATIBILITY_DATE = "2026-06-01"
 
 Fields = dict[str, Any]
@@ -81,18 +82,25 @@ def outbound_services(version: Version, door: EgressDoor) -> list[Fields]:
     if version.confinement.egress == "none":
         return [{"name": OUTBOUND, "worker": _outbound([])}]
     token = token_of(policy_of(version, door.limits), door.key)
-    http = {
-        "style": "proxy",
-        "injectRequestHeaders": [{"name": TOKEN_HEADER, "value": token}],
-    }
-    bindings: list[Fields] = [
+    bindings = [
         {"name": "EGRESS", "service": {"name": EGRESS}},
-        {"name": "TOKEN", "text": token},
+        {"name": "TUNNELS", "service": {"name": TUNNELS}},
     ]
     return [
         {"name": OUTBOUND, "worker": _outbound(bindings)},
-        {"name": EGRESS, "external": {"address": f"unix:{door.socket}", "http": http}},
+        # Without a value workerd takes the header away: tickets are not for the worker to ask.
+        _external(EGRESS, door, {WHO_HEADER: token, CONNECT_HEADER: None}),
+        _external(TUNNELS, door, {WHO_HEADER: token, CONNECT_HEADER: "ticket"}),
     ]
+
+
+def _external(name: str, door: EgressDoor, headers: dict[str, str | None]) -> Fields:
+    injected = [
+        {"name": header} if value is None else {"name": header, "value": value}
+        for header, value in headers.items()
+    ]
+    http = {"style": "proxy", "injectRequestHeaders": injected}
+    return {"name": name, "external": {"address": f"unix:{door.socket}", "http": http}}
 
 
 def _outbound(bindings: list[Fields]) -> Fields:

@@ -5,15 +5,20 @@
 import net from 'node:net';
 
 const TOKEN = 'x-kythera-egress';
+const CONNECT = 'x-kythera-connect';
 const MARK = 'x-kythera-refused';
 const OURS = 'x-kythera-';
 const TOKENS_KEPT_MAX = 4096;
+const TICKETS_KEPT_MAX = 4096;
+const TICKET_CHARACTERS_MAX = 4096;
 const CHUNK_BYTES = 65536;
 const POLL_MS = 10;
+const PROBE_MS_MAX = 5000;
 const PORTS = { 'http:': 80, 'https:': 443 };
 const SENDABLE = (code) => code === 1000 || (code >= 3000 && code <= 4999);
 
 const verified = new Map();
+const tickets = new Map();
 const workers = new Map();
 const machine = { open: 0, forged: 0 };
 let key;
@@ -124,33 +129,45 @@ function admit(host, port, policy, env) {
   return own ? env.DOORS : env.INTERNET;
 }
 
-// workerd says no more than «internal error» of a name that does not exist and of one that leads to
-// an address it refuses; a second look-up, through a network that reaches nothing, tells them apart.
-function nameExists(host) {
+// workerd says no more than «internal error» of a name that does not exist, of one that leads to an
+// address it refuses, and of TLS that fails; a second try, without TLS, tells them apart.
+function probed(host, port) {
   return new Promise((resolve) => {
-    const probe = net.connect(1, host);
-    probe.on('error', (error) => resolve(error.code !== 'ENOTFOUND' && error.code !== 'EAI_AGAIN'));
-    probe.on('connect', () => { probe.destroy(); resolve(true); });
+    const end = (found) => {
+      clearTimeout(timer);
+      probe.destroy();
+      resolve(found);
+    };
+    const timer = setTimeout(() => end('ETIMEDOUT'), PROBE_MS_MAX);
+    const probe = net.connect(port, host.replace(/^\[|\]$/g, ''));
+    probe.on('error', (error) => end(error.code ?? 'refused'));
+    probe.on('connect', () => end('connected'));
   });
 }
 
-async function reasonOf(error, host, isSocket) {
+async function reasonOf(error, host, port) {
   if (error instanceof Refused) {
     return error;
   }
-  const said = String(error?.message ?? error);
-  if (numberOf(host) === null && !await nameExists(host)) {
+  const found = await probed(host, port);
+  if (found === 'ENOTFOUND' || found === 'EAI_AGAIN') {
     return new Refused('name_not_found', `there is no address for the name ${host}`, 502);
   }
-  const generic = said.startsWith('internal error') || said.includes('consider using fetch');
-  if (generic && (isSocket || numberOf(host) === null)) {
+  if (found === 'refused') {
     return new Refused('resolved_address', `the name ${host} leads to an address that is not allowed`);
   }
-  return new Refused('unreachable', `${host} could not be reached: ${said}`, 502);
+  if (found !== 'connected') {
+    return new Refused('unreachable', `${host}:${port} could not be reached (${found})`, 502);
+  }
+  const broke = String(error?.message ?? error);
+  return broke.startsWith('internal error') ?
+    new Refused('tls', `${host}:${port} is there, but TLS with it failed`, 502) :
+    new Refused('broke', `${host}:${port} broke the connection`, 502);
 }
 
 // -- how much at a time --------------------------------------------------------------------------
 
+// Waits for its turn; returns what ends it, which may be called more than once.
 async function enter(counters, policy, limits) {
   const full = () => counters.open >= policy.connections || machine.open >= limits.total;
   if (full()) {
@@ -172,11 +189,14 @@ async function enter(counters, policy, limits) {
   }
   counters.open += 1;
   machine.open += 1;
-}
-
-function leave(counters) {
-  counters.open -= 1;
-  machine.open -= 1;
+  let left = false;
+  return () => {
+    if (!left) {
+      left = true;
+      counters.open -= 1;
+      machine.open -= 1;
+    }
+  };
 }
 
 // Copies until the end, counting; gives up when nothing moves for `idle_ms`.
@@ -298,40 +318,64 @@ function refusal(refused) {
   });
 }
 
-function tell(counters, refused) {
-  note(refused.status === 403 || refused.status === 503 ? counters.refused : counters.failed, refused.reason);
+// Returns who asks, counted.
+async function met(request, env) {
+  const policy = await policyOf(request.headers.get(TOKEN) ?? '', env);
+  const counters = countersOf(policy);
+  counters.requests += 1;
+  return { policy, counters };
 }
 
 async function fetched(request, env, ctx) {
-  let counters = null;
-  let entered = false;
   const url = new URL(request.url);
-  const done = () => {
-    if (entered) {
-      entered = false;
-      leave(counters);
-    }
-  };
+  const port = Number(url.port) || PORTS[url.protocol];
+  let who = null;
+  let done = () => {};
   try {
-    const policy = await policyOf(request.headers.get(TOKEN) ?? '', env);
-    counters = countersOf(policy);
-    counters.requests += 1;
-    const port = Number(url.port) || PORTS[url.protocol];
-    const network = admit(url.hostname, port, policy, env);
-    await enter(counters, policy, env.LIMITS);
-    entered = true;
-    return await forward(request, network, counters, env, ctx, done);
+    who = await met(request, env);
+    if (request.headers.has(CONNECT)) {
+      return await ticketFor(request, who, env);
+    }
+    const network = admit(url.hostname, port, who.policy, env);
+    done = await enter(who.counters, who.policy, env.LIMITS);
+    return await forward(request, network, who.counters, env, ctx, done);
   } catch (error) {
     done();
-    const refused = await reasonOf(error, url.hostname, false);
-    if (counters !== null) {
-      tell(counters, refused);
-    }
-    return refusal(refused);
+    return refusal(await told(error, who, url.hostname, port));
   }
 }
 
+async function told(error, who, host, port) {
+  const refused = await reasonOf(error, host, port);
+  if (who !== null) {
+    const isRefusal = refused.status === 403 || refused.status === 503;
+    note(isRefusal ? who.counters.refused : who.counters.failed, refused.reason);
+  }
+  return refused;
+}
+
 // -- TCP -----------------------------------------------------------------------------------------
+
+// A tunnel carries no headers, so a cell asks in a request, which says who it is, and gets a ticket:
+// the tunnel's name, for one use.
+async function ticketFor(request, who, env) {
+  const { address } = JSON.parse((await request.text()).slice(0, TICKET_CHARACTERS_MAX));
+  let url;
+  try {
+    url = new URL(`http://${address.slice(0, address.lastIndexOf(':'))}/`);
+  } catch {
+    throw new Refused('address', `${address} is not an address`);
+  }
+  const { hostname: host } = url;
+  const port = Number(address.slice(address.lastIndexOf(':') + 1));
+  const network = admit(host, port, who.policy, env);
+  const ticket = crypto.randomUUID();
+  if (tickets.size >= TICKETS_KEPT_MAX) {
+    tickets.delete(tickets.keys().next().value);
+  }
+  tickets.set(ticket, { host, port, network, who });
+  return new Response(ticket);
+}
 
 async function say(socket, text) {
   const writer = socket.writable.getWriter();
@@ -339,47 +383,36 @@ async function say(socket, text) {
   writer.releaseLock();
 }
 
-// A tunnel's name is the token, then what is asked; the first byte of the answer says whether it is
-// open («+») or why not («-» and a sentence).
+// The first byte says whether the tunnel is open («+») or why not («-» and a sentence).
 async function tunnelled(socket, env) {
-  let counters = null;
-  let entered = false;
-  let host = '';
+  const { localAddress } = await socket.opened;
+  const ticket = localAddress.slice(0, localAddress.lastIndexOf(':'));
+  const asked = tickets.get(ticket);
+  tickets.delete(ticket);
+  if (asked === undefined) {
+    machine.forged += 1;
+    await socket.close();
+    return;
+  }
+  const { host, port, network, who } = asked;
+  const { counters } = who;
+  let done = () => {};
   try {
-    const { localAddress } = await socket.opened;
-    const [payload, mac, asked] = localAddress.slice(0, localAddress.lastIndexOf(':')).split('.');
-    const policy = await policyOf(`${payload}.${mac}`, env);
-    counters = countersOf(policy);
-    counters.requests += 1;
-    const { address, secure } = JSON.parse(new TextDecoder().decode(bytesOf(asked)));
-    let url;
-    try {
-      url = new URL(`tcp://${address}`);
-      ({ hostname: host } = new URL(`http://${url.host}`));
-    } catch {
-      throw new Refused('address', `${address} is not an address`);
-    }
-    const network = admit(host, Number(url.port), policy, env);
-    await enter(counters, policy, env.LIMITS);
-    entered = true;
-    const upstream = network.connect(`${host}:${url.port}`, { secureTransport: secure, allowHalfOpen: true });
+    done = await enter(counters, who.policy, env.LIMITS);
+    const upstream = network.connect({ hostname: host, port }, { allowHalfOpen: true });
     await opened(upstream, env.LIMITS.head_ms);
     await say(socket, '+');
+    const idle_ms = env.LIMITS.tunnel_idle_ms;
     await Promise.allSettled([
-      pump(socket.readable, upstream.writable, (n) => { counters.bytes_out += n; }, env.LIMITS.tunnel_idle_ms),
-      pump(upstream.readable, socket.writable, (n) => { counters.bytes_in += n; }, env.LIMITS.tunnel_idle_ms),
+      pump(socket.readable, upstream.writable, (bytes) => { counters.bytes_out += bytes; }, idle_ms),
+      pump(upstream.readable, socket.writable, (bytes) => { counters.bytes_in += bytes; }, idle_ms),
     ]);
   } catch (error) {
-    const refused = await reasonOf(error, host, true);
-    if (counters !== null) {
-      tell(counters, refused);
-    }
+    const refused = await told(error, who, host, port);
     await say(socket, `-${refused.message}`).catch(() => {});
     await socket.close().catch(() => {});
   } finally {
-    if (entered) {
-      leave(counters);
-    }
+    done();
   }
 }
 

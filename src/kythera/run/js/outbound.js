@@ -1,17 +1,14 @@
 // Stands between a worker and the machine's egress cell, inside the worker's process but apart from
 // its code: what is refused becomes an error that says why, and a line of the worker's own console.
-// It adds to a TCP connection who asks; to a request, workerd itself adds it.
+// Who asks is added by workerd itself, to requests alone: for a TCP connection a ticket is asked first.
 const MARK = 'x-kythera-refused';
+const TICKETS = 'http://egress/';
 const OPEN = 43;
 const SENTENCE_BYTES_MAX = 1000;
 
 function refuse(what, why) {
   console.warn(`outbound ${what} failed: ${why}`);
   return new Error(`Outbound ${what} failed: ${why}.`);
-}
-
-function encoded(value) {
-  return new TextEncoder().encode(JSON.stringify(value)).toBase64({ alphabet: 'base64url', omitPadding: true });
 }
 
 async function wordFrom(readable) {
@@ -48,7 +45,12 @@ export default {
       throw refuse('connect', 'kythera.egress of this worker is "none"');
     }
     const { localAddress: address } = await socket.opened;
-    const through = env.EGRESS.connect(`${env.TOKEN}.${encoded({ address, secure: 'off' })}:1`, { allowHalfOpen: true });
+    const answer = await env.TUNNELS.fetch(TICKETS, { method: 'POST', body: JSON.stringify({ address }) });
+    const said = (await answer.text()).trimEnd();
+    if (answer.headers.has(MARK)) {
+      throw refuse('connect', said);
+    }
+    const through = env.TUNNELS.connect(`${said}:1`, { allowHalfOpen: true });
     const why = await wordFrom(through.readable);
     if (why !== null) {
       throw refuse('connect', why);
