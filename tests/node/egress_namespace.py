@@ -150,7 +150,7 @@ class Listeners:
     def open(self) -> None:
         """Listen on all ports of both families."""
         for port in PORTS:
-            for family, anywhere in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+            for family, anywhere in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104
                 sock = socket.socket(family)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:

@@ -197,7 +197,7 @@ def test_a_module_that_is_not_offered_is_refused_by_name() -> None:
 def test_the_socket_takes_what_the_front_door_says() -> None:
     """Goal: the front relies on these."""
     socket, pulse = configured(MAIN)["sockets"]
-    assert (pulse["name"], pulse["service"]["name"]) == ("pulse", "nothing")
+    assert (pulse["name"], pulse["service"]["name"]) == ("pulse", "internet")
     assert (socket["name"], socket["service"]["name"]) == ("http", "worker")
     http = socket["http"]
     assert (http["forwardedProtoHeader"], http["cfBlobHeader"]) == ("X-Kythera-Scheme", "CF-Blob")
@@ -230,7 +230,7 @@ def test_a_worker_without_egress_is_given_no_way_out() -> None:
 def test_without_an_egress_cell_nothing_is_reached() -> None:
     """Goal: a trial, and whatever forgets to say so, reaches nothing."""
     config = configured(MAIN)
-    assert worker_of(config)["globalOutbound"]["name"] == "nothing"
+    assert worker_of(config)["globalOutbound"]["name"] == "internet"
     assert not [service for service in config["services"] if "external" in service]
 
 

@@ -119,11 +119,11 @@ def hello_config() -> bytes:
     worker = {
         "modules": [{"name": "hello.js", "esModule": source("hello.js")}],
         "compatibilityDate": OWN_COMPATIBILITY_DATE,
-        "globalOutbound": {"name": _INTERNET},
+        "globalOutbound": {"name": NOTHING},
     }
-    services = [{"name": _INTERNET, "network": {"allow": []}}, {"name": _WORKER, "worker": worker}]
+    services = [nothing(), {"name": _WORKER, "worker": worker}]
     socket = {"name": "http", "http": {}, "service": {"name": _WORKER}}
-    return _encode({"services": services, "sockets": [socket]})
+    return encode({"services": services, "sockets": [socket]})
 
 
 @cache

@@ -21,7 +21,9 @@ from kythera.run.prelude import source
 
 WHO_HEADER = "X-Kythera-Egress"
 CONNECT_HEADER = "X-Kythera-Connect"
-NOTHING, OUTBOUND, EGRESS, TUNNELS = "nothing", "outbound", "egress", "tunnels"
+NOTHING = "internet"
+"""A service of this name is there in any case; unless it is told otherwise it reaches everything."""
+OUTBOUND, EGRESS, TUNNELS = "outbound", "egress", "tunnels"
 OUTBOUND_COMPATIBILITY_DATE = "2026-06-01"
 
 Fields = dict[str, Any]
