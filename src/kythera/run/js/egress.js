@@ -199,19 +199,22 @@ async function enter(counters, policy, limits) {
   };
 }
 
-// Copies until the end, counting; gives up when nothing moves for `idle_ms`.
-async function pump(from, to, count, idle_ms) {
+// Copies until the end, counting; gives up when nothing moves for `idle_ms`, in either direction of
+// those that share `active`. Never rejects: either
+// side has gone then, and the other is told by the end of its stream.
+async function pump(from, to, counters, counter, idle_ms, active = { moved: 0 }) {
   const reader = from.getReader({ mode: 'byob' });
   const writer = to.getWriter();
-  let moved = 0;
   let seen = -1;
+  let isLate = false;
+  const end = (error) => Promise.allSettled([reader.cancel(error), writer.abort(error)]);
   const watch = setInterval(() => {
-    if (moved === seen) {
-      const late = new Refused('idle', `nothing moved for ${idle_ms} ms`, 504);
-      reader.cancel(late).catch(() => {});
-      writer.abort(late).catch(() => {});
+    if (active.moved === seen && !isLate) {
+      isLate = true;
+      note(counters.failed, 'idle');
+      end(new Error(`nothing moved for ${idle_ms} ms`));
     }
-    seen = moved;
+    seen = active.moved;
   }, idle_ms);
   try {
     for (;;) {
@@ -219,14 +222,13 @@ async function pump(from, to, count, idle_ms) {
       if (done) {
         break;
       }
-      moved += value.byteLength;
-      count(value.byteLength);
+      active.moved += value.byteLength;
+      counters[counter] += value.byteLength;
       await writer.write(value);
     }
     await writer.close();
   } catch (error) {
-    await Promise.allSettled([reader.cancel(error), writer.abort(error)]);
-    throw error;
+    await end(error);
   } finally {
     clearInterval(watch);
   }
@@ -281,8 +283,7 @@ function answered(response, counters, limits, ctx, done) {
     return new Response(null, init);
   }
   const { readable, writable } = pipeOf(headers);
-  const count = (bytes) => { counters.bytes_in += bytes; };
-  ctx.waitUntil(pump(response.body, writable, count, limits.idle_ms).catch(() => {}).finally(done));
+  ctx.waitUntil(pump(response.body, writable, counters, 'bytes_in', limits.idle_ms).finally(done));
   return new Response(readable, { ...init, encodeBody: 'manual' });
 }
 
@@ -300,15 +301,18 @@ async function forward(request, network, counters, env, ctx, done) {
   };
   if (request.body !== null) {
     const { readable, writable } = pipeOf(request.headers);
-    const count = (bytes) => { counters.bytes_out += bytes; };
-    ctx.waitUntil(pump(request.body, writable, count, env.LIMITS.idle_ms).catch(() => {}));
+    ctx.waitUntil(pump(request.body, writable, counters, 'bytes_out', env.LIMITS.idle_ms));
     init.body = readable;
   }
+  let response;
   try {
-    return answered(await network.fetch(request.url, init), counters, env.LIMITS, ctx, done);
+    response = await network.fetch(request.url, init);
+  } catch (error) {
+    throw stop.signal.reason ?? error;
   } finally {
     clearTimeout(timer);
   }
+  return answered(response, counters, env.LIMITS, ctx, done);
 }
 
 function refusal(refused) {
@@ -403,9 +407,10 @@ async function tunnelled(socket, env) {
     await opened(upstream, env.LIMITS.head_ms);
     await say(socket, '+');
     const idle_ms = env.LIMITS.tunnel_idle_ms;
-    await Promise.allSettled([
-      pump(socket.readable, upstream.writable, (bytes) => { counters.bytes_out += bytes; }, idle_ms),
-      pump(upstream.readable, socket.writable, (bytes) => { counters.bytes_in += bytes; }, idle_ms),
+    const active = { moved: 0 };
+    await Promise.all([
+      pump(socket.readable, upstream.writable, counters, 'bytes_out', idle_ms, active),
+      pump(upstream.readable, socket.writable, counters, 'bytes_in', idle_ms, active),
     ]);
   } catch (error) {
     const refused = await told(error, who, host, port);
