@@ -1,9 +1,9 @@
-"""A world of its own for tests of the egress cell: `python -m tests.node.egress_namespace FOLDER`.
+"""A world of its own for tests of the egress cell: `python -m tests.node.egress_namespace`.
 
 Runs in new network and mount namespaces, where there is loopback and nothing else. There it gives
 the loopback device every address that must not be reached, and two that may be (nothing leaves the
 namespace); listens on all of them and notes what arrives; answers DNS with names that lie; starts
-an egress cell and, one after another, a cell of each worker in FOLDER. Prints one JSON document.
+an egress cell and, one after another, a cell of each worker of the corpus. Prints one JSON document.
 """
 
 import ipaddress
@@ -72,7 +72,7 @@ PORTS = (80, 443, 4222, 8080, 8787)
 MAPPED = ("::ffff:127.0.0.1", "::ffff:10.0.0.1")
 START_S_MAX = 20.0
 ANSWER_S_MAX = 60.0
-HOPS_MAX = 6
+CORPUS = Path(__file__).resolve().parents[1] / "hostile" / "egress"
 
 
 def is_inside() -> bool:
@@ -365,17 +365,19 @@ CONFINED = {
 }
 
 
-def run_corpus(folder: Path) -> dict[str, Any]:
-    """Run each worker of a folder beside a quiet one; return what each said, and what arrived."""
+def run_corpus(only: str = "", **settings: Any) -> dict[str, Any]:
+    """Run each worker; return what each said, and what arrived meanwhile."""
     found: dict[str, Any] = {}
-    shared = {p.name: p.read_text(encoding="utf-8") for p in sorted(folder.glob("shared/*.js"))}
+    shared = {p.name: p.read_text(encoding="utf-8") for p in CORPUS.glob("shared/*.js")}
     facts = {"FORBIDDEN": FORBIDDEN, "MULTICAST": MULTICAST, "MAPPED": MAPPED, "OWN": OWN}
     shared["world.js"] = f"export default {json.dumps(facts)};"
-    with world() as here:
-        for path in sorted(folder.glob("*.js")):
-            code = path.read_text(encoding="utf-8")
+    with world(**settings) as here:
+        for path in workers():
+            if only and path.stem != only:
+                continue
             confinement = CONFINED.get(path.stem.partition("-")[0], Confinement())
             before = len(here.listeners.arrived)
+            code = path.read_text(encoding="utf-8")
             with here.cell(path.stem, {path.name: code, **shared}, confinement) as cell:
                 status, body = ask(cell)
             found[path.stem] = {
@@ -385,9 +387,33 @@ def run_corpus(folder: Path) -> dict[str, Any]:
                 "console": here.console(path.stem),
             }
         found["counters"] = here.counters()
-        found["log"] = (here.folder / "egress.log").read_text(encoding="utf-8", errors="replace")
     return found
 
 
+def workers() -> list[Path]:
+    """Return the corpus: one file, one worker."""
+    return sorted(CORPUS.glob("workers/*.js"))
+
+
+def faults(found: dict[str, Any]) -> list[str]:
+    """Return what is wrong with what a worker said and with what arrived. Pure.
+
+    An attempt is refused, unless it begins with `must:` (it is reached) or `may:` (either)."""
+    allowed = (*PUBLIC, OWN)
+    wrong = [
+        f"arrived at {place}"
+        for place in found["arrived"]
+        if place.split()[0] not in allowed or (place.split()[0] == OWN and place != f"{OWN} 8080")
+    ]
+    if found["status"] != 200:
+        return [*wrong, f"the worker did not answer: {found['status']} {found['body'][:200]}"]
+    attempts = json.loads(found["body"])
+    for what, outcome, told in attempts:
+        expected = "reached" if what.startswith("must:") else "refused"
+        if outcome != expected and not what.startswith("may:"):
+            wrong.append(f"{what} was {outcome}: {told[:200]}")
+    return wrong if attempts else ["the worker tried nothing"]
+
+
 if __name__ == "__main__":
-    print(json.dumps(run_corpus(Path(sys.argv[1]))))  # noqa: T201
+    print(json.dumps(run_corpus(**json.loads(sys.argv[1]))))  # noqa: T201

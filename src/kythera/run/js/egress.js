@@ -145,7 +145,7 @@ function probed(host, port) {
   });
 }
 
-async function reasonOf(error, host, port) {
+async function reasonOf(error, host, port, secure) {
   if (error instanceof Refused) {
     return error;
   }
@@ -153,16 +153,19 @@ async function reasonOf(error, host, port) {
   if (found === 'ENOTFOUND' || found === 'EAI_AGAIN') {
     return new Refused('name_not_found', `there is no address for the name ${host}`, 502);
   }
-  if (found === 'refused') {
+  const said = String(error?.message ?? error);
+  const isTls = found === 'connected' && secure && said.startsWith('internal error');
+  if (isTls) {
+    return new Refused('tls', `${host}:${port} is there, but TLS with it failed`, 502);
+  }
+  // A name that has turned since is what it was when it was refused.
+  const isGeneric = said.startsWith('internal error') || said.includes('consider using fetch');
+  if (found === 'refused' || (found === 'connected' && isGeneric)) {
     return new Refused('resolved_address', `the name ${host} leads to an address that is not allowed`);
   }
-  if (found !== 'connected') {
-    return new Refused('unreachable', `${host}:${port} could not be reached (${found})`, 502);
-  }
-  const broke = String(error?.message ?? error);
-  return broke.startsWith('internal error') ?
-    new Refused('tls', `${host}:${port} is there, but TLS with it failed`, 502) :
-    new Refused('broke', `${host}:${port} broke the connection`, 502);
+  return found === 'connected' ?
+    new Refused('broke', `${host}:${port} broke the connection`, 502) :
+    new Refused('unreachable', `${host}:${port} could not be reached (${found})`, 502);
 }
 
 // -- how much at a time --------------------------------------------------------------------------
@@ -345,12 +348,12 @@ async function fetched(request, env, ctx) {
     return await forward(request, network, who.counters, env, ctx, done);
   } catch (error) {
     done();
-    return refusal(await told(error, who, url.hostname, port));
+    return refusal(await told(error, who, url.hostname, port, url.protocol === 'https:'));
   }
 }
 
-async function told(error, who, host, port) {
-  const refused = await reasonOf(error, host, port);
+async function told(error, who, host, port, secure) {
+  const refused = await reasonOf(error, host, port, secure);
   if (who !== null) {
     const isRefusal = refused.status === 403 || refused.status === 503;
     note(isRefusal ? who.counters.refused : who.counters.failed, refused.reason);
@@ -413,7 +416,7 @@ async function tunnelled(socket, env) {
       pump(upstream.readable, socket.writable, counters, 'bytes_in', idle_ms, active),
     ]);
   } catch (error) {
-    const refused = await told(error, who, host, port);
+    const refused = await told(error, who, host, port, false);
     await say(socket, `-${refused.message}`).catch(() => {});
     await socket.close().catch(() => {});
   } finally {
