@@ -205,9 +205,10 @@ async function enter(counters, policy, limits) {
 // Copies until the end, counting; gives up when nothing moves for `idle_ms`, in either direction of
 // those that share `active`. Never rejects: either
 // side has gone then, and the other is told by the end of its stream.
-async function pump(from, to, counters, counter, idle_ms, active = { moved: 0 }) {
+async function pump(from, to, counters, counter, idle_ms, room, active = { moved: 0 }) {
   const reader = from.getReader({ mode: 'byob' });
   const writer = to.getWriter();
+  let buffer = new ArrayBuffer(room);
   let seen = -1;
   let isLate = false;
   const end = (error) => Promise.allSettled([reader.cancel(error), writer.abort(error)]);
@@ -221,13 +222,14 @@ async function pump(from, to, counters, counter, idle_ms, active = { moved: 0 })
   }, idle_ms);
   try {
     for (;;) {
-      const { value, done } = await reader.read(new Uint8Array(CHUNK_BYTES));
+      const { value, done } = await reader.read(new Uint8Array(buffer));
       if (done) {
         break;
       }
       active.moved += value.byteLength;
       counters[counter] += value.byteLength;
       await writer.write(value);
+      buffer = value.buffer.byteLength > 0 ? value.buffer : new ArrayBuffer(room);
     }
     await writer.close();
   } catch (error) {
@@ -237,9 +239,18 @@ async function pump(from, to, counters, counter, idle_ms, active = { moved: 0 })
   }
 }
 
+// Returns a pipe that keeps the length that was announced, and how many bytes to take at a time.
 function pipeOf(headers) {
   const length = headers.get('content-length');
-  return length === null ? new IdentityTransformStream() : new FixedLengthStream(BigInt(length));
+  if (length === null) {
+    return { ...ends(new IdentityTransformStream()), room: CHUNK_BYTES };
+  }
+  const room = Math.max(1, Math.min(CHUNK_BYTES, Number(length)));
+  return { ...ends(new FixedLengthStream(BigInt(length))), room };
+}
+
+function ends({ readable, writable }) {
+  return { readable, writable };
 }
 
 // -- HTTP ----------------------------------------------------------------------------------------
@@ -285,8 +296,8 @@ function answered(response, counters, limits, ctx, done) {
     done();
     return new Response(null, init);
   }
-  const { readable, writable } = pipeOf(headers);
-  ctx.waitUntil(pump(response.body, writable, counters, 'bytes_in', limits.idle_ms).finally(done));
+  const { readable, writable, room } = pipeOf(headers);
+  ctx.waitUntil(pump(response.body, writable, counters, 'bytes_in', limits.idle_ms, room).finally(done));
   return new Response(readable, { ...init, encodeBody: 'manual' });
 }
 
@@ -303,8 +314,8 @@ async function forward(request, network, counters, env, ctx, done) {
     signal: stop.signal,
   };
   if (request.body !== null) {
-    const { readable, writable } = pipeOf(request.headers);
-    ctx.waitUntil(pump(request.body, writable, counters, 'bytes_out', env.LIMITS.idle_ms));
+    const { readable, writable, room } = pipeOf(request.headers);
+    ctx.waitUntil(pump(request.body, writable, counters, 'bytes_out', env.LIMITS.idle_ms, room));
     init.body = readable;
   }
   let response;
@@ -412,8 +423,8 @@ async function tunnelled(socket, env) {
     const idle_ms = env.LIMITS.tunnel_idle_ms;
     const active = { moved: 0 };
     await Promise.all([
-      pump(socket.readable, upstream.writable, counters, 'bytes_out', idle_ms, active),
-      pump(upstream.readable, socket.writable, counters, 'bytes_in', idle_ms, active),
+      pump(socket.readable, upstream.writable, counters, 'bytes_out', idle_ms, CHUNK_BYTES, active),
+      pump(upstream.readable, socket.writable, counters, 'bytes_in', idle_ms, CHUNK_BYTES, active),
     ]);
   } catch (error) {
     const refused = await told(error, who, host, port, false);
