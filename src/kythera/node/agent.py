@@ -36,7 +36,7 @@ from kythera.model.platform import Platform
 from kythera.node.blob_loop import BlobLoop, Place
 from kythera.node.cell_maker import CellMaker
 from kythera.node.consoles import Consoles
-from kythera.node.egress import EgressCell, egress_door
+from kythera.node.egress import EgressCell
 from kythera.node.engines import Engine
 from kythera.node.fleet import Fleet
 from kythera.node.keeper_client import Exited, KeeperClient, connect_keeper
@@ -48,7 +48,7 @@ from kythera.node.status import MachineFacts, StatusServer
 from kythera.node.traffic_loop import TrafficLoop
 from kythera.node.turn_watch import TurnWatch
 from kythera.run.decide import Cells
-from kythera.run.workerd import ca_available, find_workerd, workerd_version
+from kythera.run.workerd import find_workerd, workerd_version
 
 API_PROBE_S = 0.02
 API_WRITES_S_MAX = 10.0
@@ -140,14 +140,14 @@ async def run(layout: Layout) -> None:
         layout.cells.mkdir(mode=0o700, parents=True, exist_ok=True)
         cells = Cells(str(layout.cells), platform.limits, os.cpu_count() or 1)
         blobs = Blobs(layout.blobs)
-        door = egress_door(layout, platform, keeper.processes)
+        egress = EgressCell(layout, platform, keeper, facts, workerd)
         maker = CellMaker(
             layout=layout,
             platform=platform,
             workerd=workerd,
             blobs=blobs,
             sealer=Sealer.load(layout.secrets_key),
-            egress=door,
+            egress=egress.door,
         )
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
         consoles = Consoles(keeper, clock)
@@ -184,16 +184,7 @@ async def run(layout: Layout) -> None:
                 clock,
                 platform.limits,
             ),
-            egress=EgressCell(
-                layout,
-                platform,
-                door,
-                keeper,
-                facts,
-                workerd,
-                ca_available=ca_available(),
-                listen_to=consoles.listen_to,
-            ),
+            egress=egress,
             facts=facts,
             client=client,
         )
@@ -207,6 +198,7 @@ async def run(layout: Layout) -> None:
 async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) -> None:
     """Adopt what is there, then start every loop and pass on what the keeper says."""
     agent.records.changed = agent.records_changed
+    agent.egress.started = agent.consoles.listen_to
     agent.mind.prepare, agent.mind.heal = agent.blobs.prepare, agent.blobs.heal
     agent.servers.changed = agent.mind.traffic_due
     await agent.egress.open()

@@ -27,7 +27,7 @@ from kythera.node.status import MachineFacts
 from kythera.run.egress import COUNTERS, DOOR, EgressSettings, egress_config
 from kythera.run.egress_counts import Counts, added
 from kythera.run.outbound import EgressDoor
-from kythera.run.workerd import workerd_argv
+from kythera.run.workerd import ca_available, workerd_argv
 
 NAME = "egress"
 SIGTERM, SIGKILL = 15, 9
@@ -56,22 +56,20 @@ class EgressCell:
         self,
         layout: Layout,
         platform: Platform,
-        door: EgressDoor,
         keeper: KeeperClient,
         facts: MachineFacts,
         workerd: Path,
-        *,
-        ca_available: bool,
-        listen_to: Callable[[str], None],
     ) -> None:
+        self.door = egress_door(layout, platform, keeper.processes)
+        """What cells are given."""
+        self.started: Callable[[str], None] = lambda _: None
+        """Told its name when it was started (its output wants reading)."""
         self._layout = layout
         self._platform = platform
-        self._door = door
         self._keeper = keeper
         self._facts = facts
         self._workerd = workerd
-        self._ca_available = ca_available
-        self._engine = Engine(NAME, keeper, self._prepare, listen_to)
+        self._engine = Engine(NAME, keeper, self._prepare, self._tell)
         self._own = own_addresses()
         self._past = Counts()
         self._last = Counts()
@@ -79,6 +77,9 @@ class EgressCell:
         self._restarts = 0
         self._heard_at = 0.0
         self._journal = structlog.get_logger("egress")
+
+    def _tell(self, name: str) -> None:
+        self.started(name)
 
     def note(self, event: Exited) -> None:
         """Take the keeper's word that a process has ended."""
@@ -103,11 +104,11 @@ class EgressCell:
         doors = [parse_address(door)[1] for door in (platform.http, platform.https) if door]
         config = egress_config(
             EgressSettings(
-                key=self._door.key,
+                key=self.door.key,
                 allow=platform.egress_allow,
                 own=self._own,
                 door_ports=tuple(doors),
-                ca_available=self._ca_available,
+                ca_available=ca_available(),
                 limits=platform.limits,
             )
         )
