@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from kythera.model.limits import Limits
 from kythera.model.records import Confinement
-from tests.run.egress_running import Egress, egress_running
+from kythera.run.outbound import Policy, token_of
+from tests.run.egress_running import KEY, Egress, egress_running
 from tests.run.starting import Workshop
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
@@ -251,8 +253,8 @@ async def test_what_the_worker_gives_up_is_given_up(workshop: Workshop, tmp_path
             await scheduler.wait(100);
             stop.abort();
             await slow;
-            const endless = await fetch(at('/endless'), { signal: AbortSignal.timeout(200) });
-            return tried(() => endless.text());
+            const signal = AbortSignal.timeout(500);
+            return tried(async () => (await fetch(at('/endless'), { signal })).text());
             """,
         )
         assert "TimeoutError" in found
@@ -264,4 +266,59 @@ async def test_what_the_worker_gives_up_is_given_up(workshop: Workshop, tmp_path
         async with workshop.cell(workshop.worker(code), egress=egress.door) as cell:
             assert (await cell.get()).text == "left"
             await egress.settles("open", 1)
+        await egress.settles("open", 0)
+
+
+async def raw(path: Path, sent: bytes) -> bytes:
+    """Send bytes to the egress cell as somebody who is inside a cell's process could."""
+    received = b""
+    with anyio.move_on_after(5):
+        async with await anyio.connect_unix(path) as stream:
+            await stream.send(sent)
+            async for chunk in stream:
+                received += chunk
+    return received
+
+
+async def test_who_does_not_say_who_it_is_gets_nowhere(workshop: Workshop, tmp_path: Path) -> None:
+    """Goal: without a token, with another's words under it, or with a ticket that was never given,
+    nothing is reached; each is counted."""
+    async with egress_running(tmp_path) as egress:
+        policy = Policy(account="a", worker="w", version="v", connections=9)
+        token = token_of(policy, KEY)
+        payload, _, mac = token_of(msgspec.structs.replace(policy, worker="other"), "no").partition(
+            "."
+        )
+        head = f"GET http://{egress.origin}/head HTTP/1.1\r\nConnection: close\r\n"
+        ask = f"{head}X-Kythera-Egress: %s\r\n\r\n"
+        assert b" 200 " in (await raw(egress.door.socket, (ask % token).encode()))[:20]
+        mixed = f"{payload}.{token.partition('.')[2]}"
+        for forged in ("", "a.b", f"{payload}.{mac}", mixed, f"{token}.x", "=" * 5000):
+            answer = await raw(egress.door.socket, (ask % forged).encode())
+            assert b" 403 " in answer[:20], forged
+            assert b"x-kythera-refused: token" in answer.lower()
+        assert b" 403 " in (await raw(egress.door.socket, f"{head}\r\n".encode()))[:20]
+        for tunnel in (egress.origin, f"{token[:200]}:1", "0" * 36 + ":1"):
+            connect = f"CONNECT {tunnel} HTTP/1.1\r\n\r\nGET / HTTP/1.0\r\n\r\n"
+            answer = await raw(egress.door.socket, connect.encode())
+            assert b"+" not in answer.partition(b"\r\n\r\n")[2], tunnel
+        assert (await egress.counters())["forged"] >= 9
+        assert [worker["worker"] for worker in (await egress.counters())["workers"]] == ["w"]
+
+
+async def test_heads_have_an_end(workshop: Workshop, tmp_path: Path) -> None:
+    """Goal: a head of megabytes, from the worker or from the server, fails that request alone."""
+    async with egress_running(tmp_path) as egress:
+        found = await said(
+            workshop,
+            egress,
+            """
+            const server = await tried(async () => (await fetch(at('/heads?n=8000000'))).status);
+            const worker = await tried(async () => (await fetch(at('/head'), { headers: { a: 'x'.repeat(8_000_000) } })).status);
+            const usual = await tried(async () => (await fetch(at('/heads?n=8000'))).headers.get('x-big').length);
+            return [server, worker, usual];
+            """,
+        )
+        assert found[0].startswith("Error: Outbound fetch failed: ")
+        assert found[1:] == [431, 8000]
         await egress.settles("open", 0)
