@@ -62,7 +62,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     """How long a worker waits for one of its own outbound connections to become free."""
     egress_waiting_max: int = 1_000
     """How many of a worker's wait so at the same time; more are refused at once."""
-    egress_connections_max: int = 8_000
+    egress_connections_max: int = 4_000
     """Of all workers of a machine together."""
     egress_look_ms: int = 1_000
     """Between two looks at what the egress cell counts; also how current status is."""

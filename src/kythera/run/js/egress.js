@@ -9,16 +9,18 @@ const CONNECT = 'x-kythera-connect';
 const MARK = 'x-kythera-refused';
 const OURS = 'x-kythera-';
 const TOKENS_KEPT_MAX = 4096;
-const TICKETS_KEPT_MAX = 4096;
+const TICKETS_KEPT_MAX = 1024; // of one worker
 const TICKET_CHARACTERS_MAX = 4096;
-const CHUNK_BYTES = 65536;
+const CHUNK_BYTES = 32768;
 const POLL_MS = 10;
 const PROBE_MS_MAX = 5000;
+const FAILED_MS = 50;
 const PORTS = { 'http:': 80, 'https:': 443 };
 const SENDABLE = (code) => code === 1000 || (code >= 3000 && code <= 4999);
 
 const verified = new Map();
 const tickets = new Map();
+const ticketsBy = new WeakMap();
 const workers = new Map();
 const machine = { open: 0, forged: 0 };
 let key;
@@ -184,7 +186,8 @@ async function enter(counters, policy, limits) {
         if (Date.now() >= end) {
           throw new Refused('connections', `none of ${policy.connections} outbound connections became free in ${limits.wait_ms} ms`, 503);
         }
-        await scheduler.wait(POLL_MS);
+        // The more wait, the less often each looks: a crowd must not burn what all share.
+        await scheduler.wait(POLL_MS + counters.waiting);
       }
     } finally {
       counters.waiting -= 1;
@@ -348,7 +351,7 @@ async function fetched(request, env, ctx) {
   const url = new URL(request.url);
   const port = Number(url.port) || PORTS[url.protocol];
   let who = null;
-  let done = () => {};
+  let done = null;
   try {
     who = await met(request, env);
     if (request.headers.has(CONNECT)) {
@@ -358,8 +361,18 @@ async function fetched(request, env, ctx) {
     done = await enter(who.counters, who.policy, env.LIMITS);
     return await forward(request, network, who.counters, env, ctx, done);
   } catch (error) {
+    const refused = await told(error, who, url.hostname, port, url.protocol === 'https:');
+    await rest(done);
+    return refusal(refused);
+  }
+}
+
+// What failed on its way keeps its place for a moment: looking up names and writing down what went
+// wrong costs more than to ask, and whoever asks for it again and again pays with its own places.
+async function rest(done) {
+  if (done !== null) {
+    await scheduler.wait(FAILED_MS);
     done();
-    return refusal(await told(error, who, url.hostname, port, url.protocol === 'https:'));
   }
 }
 
@@ -388,11 +401,24 @@ async function ticketFor(request, who, env) {
   const port = Number(address.slice(address.lastIndexOf(':') + 1));
   const network = admit(host, port, who.policy, env);
   const ticket = crypto.randomUUID();
-  if (tickets.size >= TICKETS_KEPT_MAX) {
-    tickets.delete(tickets.keys().next().value);
+  const waiting = ticketsOf(who.counters);
+  if (waiting.size >= TICKETS_KEPT_MAX) {
+    const [oldest] = waiting;
+    waiting.delete(oldest);
+    tickets.delete(oldest);
   }
+  waiting.add(ticket);
   tickets.set(ticket, { host, port, network, who });
   return new Response(ticket);
+}
+
+function ticketsOf(counters) {
+  let found = ticketsBy.get(counters);
+  if (found === undefined) {
+    found = new Set();
+    ticketsBy.set(counters, found);
+  }
+  return found;
 }
 
 async function say(socket, text) {
@@ -414,7 +440,8 @@ async function tunnelled(socket, env) {
   }
   const { host, port, network, who } = asked;
   const { counters } = who;
-  let done = () => {};
+  ticketsOf(counters).delete(ticket);
+  let done = null;
   try {
     done = await enter(counters, who.policy, env.LIMITS);
     const upstream = network.connect({ hostname: host, port }, { allowHalfOpen: true });
@@ -428,10 +455,11 @@ async function tunnelled(socket, env) {
     ]);
   } catch (error) {
     const refused = await told(error, who, host, port, false);
+    await rest(done);
     await say(socket, `-${refused.message}`).catch(() => {});
     await socket.close().catch(() => {});
   } finally {
-    done();
+    done?.();
   }
 }
 
