@@ -15,12 +15,13 @@ from pathlib import Path
 import anyio
 import msgspec
 
-from bench import cold, failures, fleet, front, records, sandbox, thousand, zipf
+from bench import cold, egress, failures, fleet, front, records, sandbox, thousand, zipf
 from bench.figures import Figure, Machine, markdown, table
 
 BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "front": front.run,
     "cold": cold.run,
+    "egress": egress.run,
     "thousand": thousand.run,
     "deploys": failures.deploys,
     "kills": failures.kills,

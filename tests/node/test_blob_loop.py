@@ -60,7 +60,7 @@ class Machine:
             workerd=Path("workerd"),
             blobs=self.blobs,
             sealer=Sealer(bytes(32)),
-            ca_available=False,
+            egress=None,
         )
         machines = [machine("me"), *(machine(name) for name in peers)]
         self.fetcher = Fetcher(

@@ -7,7 +7,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,15 @@ from kythera.model.records import Asset, Assets, Module, Version
 from kythera.node.isolation import asked
 from kythera.run.assets import materialise
 from kythera.run.config import CellSettings, cell_config, schema
-from kythera.run.sandbox import ASSETS, TAIL_SOCKET, Confined, ShutIn, confine, memory_mib
+from kythera.run.sandbox import (
+    ASSETS,
+    EGRESS_SOCKET,
+    TAIL_SOCKET,
+    Confined,
+    ShutIn,
+    confine,
+    memory_mib,
+)
 from kythera.run.trial import Trial, TrialSettings, try_version
 from kythera.run.workerd import find_workerd, workerd_argv
 from tests.run.pipes import Pipe
@@ -109,7 +117,6 @@ class Workshop:
 
     def config(self, version: Version, **settings: Any) -> bytes:
         """Return the configuration of a version's cell."""
-        settings.setdefault("egress_allow", ())
         settings.setdefault("assets_dir", self.tree(version))
         return cell_config(
             version,
@@ -185,6 +192,9 @@ class Workshop:
                 tail.touch()  # where nobody listens, there is at least a name
                 tail.chmod(0o666)  # as the keeper does; what is above is private
                 settings["tail_url_socket"] = TAIL_SOCKET
+            if (door := settings.get("egress")) is not None:
+                folders[EGRESS_SOCKET] = door.socket
+                settings["egress"] = replace(door, socket=EGRESS_SOCKET)
             if (tree := self.tree(version)) is not None:
                 folders[ASSETS] = tree
                 settings["assets_dir"] = ASSETS

@@ -10,7 +10,6 @@ from typing import Any
 import anyio
 import pytest
 
-from kythera.model.platform import Isolation
 from kythera.model.records import Binding
 from tests.run.starting import ACCOUNT, VERSION_ID, RunningCell, Workshop
 
@@ -118,30 +117,6 @@ async def test_the_request_says_what_the_front_knows(workshop: Workshop) -> None
         told = answer.json()
         assert (told["cf"], told["url"]) == ({"colo": "home"}, "https://hello.localhost/p?q")
         assert "cf-blob" not in told["names"]
-
-
-async def test_addresses_that_are_not_allowed_are_not_reached(workshop: Workshop) -> None:
-    """Goal: a worker does not look around on the machine, unless the operator said so."""
-    code = """export default { async fetch(request) {
-        const port = request.headers.get("port");
-        try { await fetch(`http://127.0.0.1:${port}/`); return new Response("reached"); }
-        catch (error) { return new Response("refused"); } } };"""
-    async with anyio.create_task_group() as tasks:
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-
-        async def answer(stream: anyio.abc.SocketStream) -> None:
-            async with stream:
-                await stream.receive()
-                await stream.send(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
-
-        tasks.start_soon(listener.serve, answer)
-        port = str(listener.extra(anyio.abc.SocketAttribute.local_port))
-        for allow, told in ((("public",), "refused"), (("127.0.0.0/8",), "reached")):
-            bare = {"egress_allow": allow, "isolation": Isolation()}
-            async with workshop.cell(workshop.worker(code), **bare) as cell:
-                assert (await cell.get(port=port)).text == told
-        tasks.cancel_scope.cancel()
-    await listener.aclose()
 
 
 async def test_a_large_module_fits(workshop: Workshop) -> None:

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kythera.model.errors import Refusal
-from kythera.model.records import Assets, Binding, Module, Version
+from kythera.model.limits import Limits
+from kythera.model.records import Assets, Binding, Confinement, Module, Version
 from kythera.run.config import BINDING_TYPES, CellSettings, cell_config, schema
+from kythera.run.outbound import EgressDoor
 from kythera.run.prelude import PRELUDE_MODULE
 
 SECRET = "between us"
@@ -201,20 +203,35 @@ def test_the_socket_takes_what_the_front_door_says() -> None:
     assert (http["forwardedProtoHeader"], http["cfBlobHeader"]) == ("X-Kythera-Scheme", "CF-Blob")
 
 
-@pytest.mark.parametrize(
-    ("allow", "available", "trusted"),
-    [(("public",), True, True), (("public", "10.1.0.0/16"), False, False), ((), True, False)],
-)
-def test_a_worker_reaches_what_the_operator_allows(
-    allow: tuple[str, ...], available: bool, trusted: bool
-) -> None:
-    """Goal: public addresses unless told otherwise; authorities only where they are of use."""
-    settings = CellSettings(egress_allow=allow, ca_available=available)
-    config = configured(MAIN, settings)
-    (network,) = [s["network"] for s in config["services"] if s["name"] == "internet"]
-    assert network.get("allow", []) == list(allow)
-    assert network.get("tlsOptions", {}).get("trustBrowserCas", False) is trusted
+def test_a_cell_reaches_nothing_but_the_egress_cell() -> None:
+    """Goal: no cell has a network of its own; what leaves it says whose it is, and nothing that the
+    worker wrote can stand in its place."""
+    config = configured(MAIN, CellSettings(egress=EgressDoor(Path("/run/e.sock"), "k", Limits())))
+    services = {service["name"]: service for service in config["services"]}
+    assert worker_of(config)["globalOutbound"]["name"] == "outbound"
+    assert [s["network"].get("allow", []) for s in services.values() if "network" in s] == [[]]
+    for name, ticket in (("egress", None), ("tunnels", "ticket")):
+        external = services[name]["external"]
+        assert external["address"] == "unix:/run/e.sock"
+        who, connect = external["http"]["injectRequestHeaders"]
+        assert who["name"] == "X-Kythera-Egress"
+        assert who["value"].count(".") == 1
+        assert (connect["name"], connect.get("value")) == ("X-Kythera-Connect", ticket)
+
+
+def test_a_worker_without_egress_is_given_no_way_out() -> None:
+    """Goal: `none` is not a rule that somebody applies: there is nothing to reach."""
+    settings = CellSettings(egress=EgressDoor(Path("/run/e.sock"), "k", Limits()))
+    config = configured(MAIN, settings, confinement=Confinement(egress="none"))
+    assert not [service for service in config["services"] if "external" in service]
+    assert worker_of(config)["globalOutbound"]["name"] == "outbound"
+
+
+def test_without_an_egress_cell_nothing_is_reached() -> None:
+    """Goal: a trial, and whatever forgets to say so, reaches nothing."""
+    config = configured(MAIN)
     assert worker_of(config)["globalOutbound"]["name"] == "internet"
+    assert not [service for service in config["services"] if "external" in service]
 
 
 def test_the_heap_has_a_limit_unless_it_is_nought() -> None:

@@ -32,6 +32,7 @@ DOCUMENTS = (
     "README.md",
     "docs/1-deploy.md",
     "docs/2-distribute.md",
+    "docs/3-confine.md",
     "docs/operate/5-back-up.md",
     "docs/operate/6-tokens-and-audit.md",
 )

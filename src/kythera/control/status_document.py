@@ -24,6 +24,34 @@ class Memory(Struct, frozen=True, kw_only=True):
     total_bytes: int = 0
 
 
+class WorkerEgress(Struct, frozen=True, kw_only=True):
+    """What one worker's cells have sent to the outside, on one machine."""
+
+    account: str = ""
+    worker: str = ""
+    requests: int = 0
+    open: int = 0
+    waiting: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    """What was not allowed, by reason."""
+    failed: dict[str, int] = field(default_factory=dict)
+    """What was allowed and did not work, by reason."""
+
+
+class Egress(Struct, frozen=True, kw_only=True):
+    """A machine's egress cell."""
+
+    state: str = ""
+    """`up`, `down` or `silent`."""
+    open: int = 0
+    forged: int = 0
+    """Requests that did not come from a cell of this machine."""
+    restarts: int = 0
+    workers: list[WorkerEgress] = field(default_factory=list)
+
+
 class MachineFacts(Struct, frozen=True, kw_only=True):
     """One machine, as its own agent sees it."""
 
@@ -55,6 +83,7 @@ class MachineFacts(Struct, frozen=True, kw_only=True):
     refused: dict[str, int] = field(default_factory=dict)
     """Requests and connections that its front door refused or ended, by reason."""
     mesh: str = ""
+    egress: Egress = field(default_factory=Egress)
     unknown_records: dict[str, str] = field(default_factory=dict)
     tail_events_lost: dict[str, int] = field(default_factory=dict)
     """Events that did not get to a watcher on another machine, by reason."""

@@ -159,6 +159,21 @@ class Layout:
         """Folder of the cells' listening sockets."""
         return self.run / "cells"
 
+    @property
+    def egress_socket(self) -> Path:
+        """Where cells' outbound requests go."""
+        return self.run / "egress.sock"
+
+    @property
+    def egress_counters(self) -> Path:
+        """Where the agent asks what the egress cell has counted."""
+        return self.run / "egress-counters.sock"
+
+    @property
+    def egress_key(self) -> Path:
+        """What the agent signs cells' tokens with, 0600; made anew when no cell runs."""
+        return self.run / "egress.key"
+
     def read_platform(self) -> Platform:
         """Read the settings. Raises SetupError when no platform was ever started here."""
         try:

@@ -51,6 +51,24 @@ class Limits(Struct, frozen=True, kw_only=True):
     than half of the visitors' connections."""
     queue_requests_max: int = 100_000
 
+    # Egress
+    egress_head_ms: int = 100_000
+    """A server that has not begun to answer by then is given up."""
+    egress_idle_ms: int = 100_000
+    """A body that does not move for this long (up to twice that) is cut."""
+    egress_tunnel_idle_ms: int = 600_000
+    """The same for TCP."""
+    egress_wait_ms: int = 30_000
+    """How long a worker waits for one of its own outbound connections to become free."""
+    egress_waiting_max: int = 1_000
+    """How many of a worker's wait so at the same time; more are refused at once."""
+    egress_connections_max: int = 4_000
+    """Of all workers of a machine together."""
+    egress_look_ms: int = 1_000
+    """Between two looks at what the egress cell counts; also how current status is."""
+    egress_silent_ms_max: int = 10_000
+    """An egress cell that does not answer for this long is killed and replaced."""
+
     # Stop
     stop_ms: int = 10_000
     """Ctrl-C: everything has ended by then, drained if it could be, killed if not."""

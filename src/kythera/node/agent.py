@@ -37,6 +37,7 @@ from kythera.model.platform import Platform
 from kythera.node.blob_loop import BlobLoop, Place
 from kythera.node.cell_maker import CellMaker
 from kythera.node.consoles import Consoles
+from kythera.node.egress import EgressCell
 from kythera.node.engines import Engine
 from kythera.node.fleet import Fleet
 from kythera.node.front_log import read_failures
@@ -49,7 +50,7 @@ from kythera.node.status import MachineFacts, StatusServer
 from kythera.node.traffic_loop import TrafficLoop
 from kythera.node.turn_watch import TurnWatch
 from kythera.run.decide import Cells
-from kythera.run.workerd import ca_available, find_workerd, workerd_version
+from kythera.run.workerd import find_workerd, workerd_version
 
 API_PROBE_S = 0.02
 API_WRITES_S_MAX = 10.0
@@ -69,6 +70,7 @@ class Agent:
     records: RecordsLoop
     front: TrafficLoop
     blobs: BlobLoop
+    egress: EgressCell
     facts: MachineFacts
     client: MeshClient
 
@@ -140,13 +142,14 @@ async def run(layout: Layout) -> None:
         layout.cells.mkdir(mode=0o700, parents=True, exist_ok=True)
         cells = Cells(str(layout.cells), platform.limits, os.cpu_count() or 1)
         blobs = Blobs(layout.blobs)
+        egress = EgressCell(layout, platform, keeper, facts, workerd)
         maker = CellMaker(
             layout=layout,
             platform=platform,
             workerd=workerd,
             blobs=blobs,
             sealer=Sealer.load(layout.secrets_key),
-            ca_available=ca_available(),
+            egress=egress.door,
         )
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
         consoles = Consoles(keeper, clock)
@@ -183,6 +186,7 @@ async def run(layout: Layout) -> None:
                 clock,
                 platform.limits,
             ),
+            egress=egress,
             facts=facts,
             client=client,
         )
@@ -196,8 +200,10 @@ async def run(layout: Layout) -> None:
 async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) -> None:
     """Adopt what is there, then start every loop and pass on what the keeper says."""
     agent.records.changed = agent.records_changed
+    agent.egress.started = agent.consoles.listen_to
     agent.mind.prepare, agent.mind.heal = agent.blobs.prepare, agent.blobs.heal
     agent.servers.changed = agent.mind.traffic_due
+    await agent.egress.open()
     agent.mind.adopt()
     agent.records.take_changes()
     agent.records_changed()
@@ -207,6 +213,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
     loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
         agent.servers.run,
         front.run,
+        agent.egress.run,
         agent.front.run,
         agent.front.measure,
         agent.front.watch_files,
@@ -233,6 +240,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         if isinstance(event, Exited):
             agent.servers.note(event)
             front.note(event)
+            agent.egress.note(event)
             agent.front.note_exit(event)
 
 

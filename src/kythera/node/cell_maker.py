@@ -6,7 +6,7 @@ damaged.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kythera.deploy.seal import Sealer
@@ -18,7 +18,16 @@ from kythera.model.records import Version
 from kythera.run.assets import materialise
 from kythera.run.cell import CellName
 from kythera.run.config import PULSE, CellSettings, cell_config
-from kythera.run.sandbox import ASSETS, TAIL_SOCKET, Confined, ShutIn, confine, memory_mib
+from kythera.run.outbound import EgressDoor
+from kythera.run.sandbox import (
+    ASSETS,
+    EGRESS_SOCKET,
+    TAIL_SOCKET,
+    Confined,
+    ShutIn,
+    confine,
+    memory_mib,
+)
 from kythera.run.workerd import workerd_argv
 
 
@@ -40,7 +49,7 @@ class CellMaker:
     workerd: Path
     blobs: Blobs
     sealer: Sealer
-    ca_available: bool
+    egress: EgressDoor | None
     _trees: dict[str, Path] = field(default_factory=dict)
     """Of manifests whose trees were laid out since this agent started."""
 
@@ -53,6 +62,8 @@ class CellMaker:
             folders[ASSETS] = assets
         if cell.observed:
             folders[TAIL_SOCKET] = self.layout.tail_socket
+        if self.egress is not None and version.confinement.egress != "none":
+            folders[EGRESS_SOCKET] = self.egress.socket
         shut_in = ShutIn(
             program=self.workerd,
             arguments=workerd_argv(sockets, "{control}"),
@@ -79,9 +90,8 @@ class CellMaker:
             if cell.observed
             else None,
             assets_dir=self._seen(ASSETS, self._assets(version)),
-            egress_allow=self.platform.egress_allow,
+            egress=self._egress(),
             heap_mib_max=memory_mib(version, self.platform.limits),
-            ca_available=self.ca_available and not self.platform.isolation.bubblewrap,
         )
         return cell_config(
             version,
@@ -89,6 +99,13 @@ class CellMaker:
             open_secret=secret_opener(self.sealer, version),
             settings=settings,
         )
+
+    def _egress(self) -> EgressDoor | None:
+        if self.egress is None:
+            return None
+        seen = self._seen(EGRESS_SOCKET, self.egress.socket)
+        assert seen is not None, "what is there is seen somewhere"
+        return replace(self.egress, socket=seen)
 
     def _seen(self, inside: Path, outside: Path | None) -> Path | None:
         """Return where a cell finds what is there."""

@@ -27,6 +27,8 @@ class EngineOrder:
     stop_signal: int = 15
     stop_order: int = 0
     batch: bool = False
+    stdin: bytes | None = None
+    control: bool = False
 
 
 class Engine:
@@ -79,6 +81,8 @@ class Engine:
                     stop_signal=order.stop_signal,
                     stop_order=order.stop_order,
                     batch=order.batch,
+                    stdin=order.stdin,
+                    control=order.control,
                 )
             except (KytheraError, OSError) as error:
                 self._journal.error("engine_not_started", engine=self.name, error=str(error))

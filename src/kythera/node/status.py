@@ -16,6 +16,7 @@ from kythera.model.platform import Platform
 from kythera.node.incidents import IncidentBook
 from kythera.run.cell import Cell
 from kythera.run.decide import Cells
+from kythera.run.egress_counts import Counts
 
 SEND_S = 5.0
 MEASURE_S = 1.0
@@ -47,6 +48,8 @@ class MachineFacts:
     """While the copy is not whole: the sequence applied, and the one to reach."""
     mesh: str = ""
     """Where other machines reach this one; empty: the platform's settings say."""
+    egress: Counts = field(default_factory=Counts)
+    """What workers have sent to the outside."""
 
     refused: dict[str, int] = field(default_factory=dict)
     """What the front door refused or ended, by reason."""
@@ -110,6 +113,7 @@ def status(platform: Platform, cells: Cells, facts: MachineFacts) -> dict[str, A
         "lag_ms": facts.lag_ms,
         "clock_offset_ms": facts.clock_offset_ms,
         "filling": filling(facts),
+        "egress": msgspec.to_builtins(facts.egress),
         "mesh": facts.mesh or platform.mesh_advertised or platform.mesh,
         "memory": {"used_bytes": used_bytes, "total_bytes": total_bytes},
         "cells": sum(len(worker.cells) for worker in cells.workers.values()),

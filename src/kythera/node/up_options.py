@@ -27,6 +27,7 @@ from kythera.model.errors import SetupError
 from kythera.model.limits import Limits
 from kythera.model.names import as_machine_name, is_hostname, is_machine_name
 from kythera.model.platform import Platform
+from kythera.run.addresses import blocks
 
 ANYWHERE = ("0.0.0.0:", "[::]:")
 LOCK_NAME = "keeper.lock"
@@ -72,6 +73,7 @@ def check(options: UpOptions) -> None:
         None, (options.http, options.https, options.api, options.mesh, options.advertise)
     ):
         parse_address(address)
+    blocks(options.egress_allow)
     if not options.advertise and options.mesh.startswith(ANYWHERE):
         raise SetupError(
             f"--mesh {options.mesh} does not say where the others reach this machine.",
@@ -201,6 +203,7 @@ def remove_moved_run(layout: Layout) -> None:
     """Leave nothing in the system's temporary folder, if that is where our sockets were."""
     if layout.state.resolve() not in layout.run.parents:
         with contextlib.suppress(OSError):
+            layout.egress_key.unlink(missing_ok=True)
             layout.cells.rmdir()
             layout.run.rmdir()
 

@@ -18,6 +18,15 @@ import msgspec
 from kythera.model.errors import Refusal
 from kythera.model.records import Asset, Binding, Module, Version
 from kythera.run.assets import content_types, service_config
+from kythera.run.outbound import (
+    EGRESS,
+    NOTHING,
+    OUTBOUND,
+    TUNNELS,
+    EgressDoor,
+    nothing,
+    outbound_services,
+)
 from kythera.run.prelude import (
     PRELUDE_MODULE,
     TRIAL_ENTRYPOINT,
@@ -46,9 +55,9 @@ BINDING_TYPES = (
 """What a version may be given today."""
 PULSE = "pulse"
 """A second socket: whatever is asked there, workerd itself answers, between two turns."""
-_WORKER, _INTERNET, _ASSETS, _DOOR = "worker", "internet", "assets", "door"
+_WORKER, _ASSETS, _DOOR = "worker", "assets", "door"
 _CONSOLE, _TAIL, _TAIL_SINK = "console", "tail", "tail-sink"
-_RESERVED = (_INTERNET, _ASSETS, _DOOR, _CONSOLE, _TAIL, _TAIL_SINK)
+_RESERVED = (NOTHING, OUTBOUND, EGRESS, TUNNELS, _ASSETS, _DOOR, _CONSOLE, _TAIL, _TAIL_SINK)
 
 Fields = dict[str, Any]
 
@@ -60,10 +69,10 @@ class CellSettings:
     tail_url_socket: Path | None = None
     """Unix socket that takes traces; None: the cell is not observed."""
     assets_dir: Path | None = None
-    egress_allow: tuple[str, ...] = ("public",)
+    egress: EgressDoor | None = None
+    """The machine's egress cell; None: nothing outside is reached."""
     heap_mib_max: int = 128
     """0 leaves V8's own limit."""
-    ca_available: bool = True
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ def cell_config(
     """Return the configuration of a cell. Raises Refusal (10021) for what is not offered.
 
     `open_secret` takes a binding's name and its sealed text."""
-    return _encode(_config(_Builder(version, read_blob, open_secret, settings)))
+    return encode(_config(_Builder(version, read_blob, open_secret, settings)))
 
 
 def trial_config(
@@ -101,7 +110,7 @@ def trial_config(
 ) -> bytes:
     """Return the configuration of a trial: the same worker, its socket answering what it exports
     (ES modules) or anything at all (service-worker format, assets alone)."""
-    return _encode(_config(_Builder(version, read_blob, open_secret, settings, trial=True)))
+    return encode(_config(_Builder(version, read_blob, open_secret, settings, trial=True)))
 
 
 @cache
@@ -110,11 +119,11 @@ def hello_config() -> bytes:
     worker = {
         "modules": [{"name": "hello.js", "esModule": source("hello.js")}],
         "compatibilityDate": OWN_COMPATIBILITY_DATE,
-        "globalOutbound": {"name": _INTERNET},
+        "globalOutbound": {"name": NOTHING},
     }
-    services = [{"name": _INTERNET, "network": {"allow": []}}, {"name": _WORKER, "worker": worker}]
+    services = [nothing(), {"name": _WORKER, "worker": worker}]
     socket = {"name": "http", "http": {}, "service": {"name": _WORKER}}
-    return _encode({"services": services, "sockets": [socket]})
+    return encode({"services": services, "sockets": [socket]})
 
 
 @cache
@@ -124,14 +133,17 @@ def schema() -> Any:
     return capnp.load(str(find_schema()), imports=[str(Path(__file__).parent / "schema")])
 
 
-def _encode(config: Fields) -> bytes:
+def encode(config: Fields) -> bytes:
+    """Return a configuration as workerd reads it from its stdin."""
     message: bytes = schema().Config.new_message(**config).to_bytes()
     return message
 
 
 def _config(builder: _Builder) -> Fields:
     settings = builder.settings
-    services = [_internet(settings)]
+    services = [nothing()]
+    if builder.has_code and settings.egress is not None:
+        services += outbound_services(builder.version, settings.egress)
     if builder.has_code:
         services.append({"name": _service_name(builder.version), "worker": _worker(builder)})
     if builder.version.assets is not None:
@@ -144,7 +156,7 @@ def _config(builder: _Builder) -> Fields:
     flags += [f"--max-semi-space-size={young}"] if flags else []
     sockets = [_socket(builder)]
     if not builder.trial:
-        sockets.append({"name": PULSE, "http": {}, "service": {"name": _INTERNET}})
+        sockets.append({"name": PULSE, "http": {}, "service": {"name": NOTHING}})
     return {"services": services, "sockets": sockets, "v8Flags": flags}
 
 
@@ -162,14 +174,6 @@ def _socket(builder: _Builder) -> Fields:
     return {"name": "http", "http": http, "service": service}
 
 
-def _internet(settings: CellSettings) -> Fields:
-    network: Fields = {"allow": list(settings.egress_allow)}
-    # Reading the authorities costs 3 ms and 0.7 MB: only for who can reach anything.
-    if settings.ca_available and settings.egress_allow:
-        network["tlsOptions"] = {"trustBrowserCas": True}
-    return {"name": _INTERNET, "network": network}
-
-
 def _service_name(version: Version) -> str:
     """Stack traces of a script in service-worker format name it by its service."""
     name = version.body_part
@@ -182,7 +186,7 @@ def _worker(builder: _Builder) -> Fields:
         "compatibilityDate": version.compatibility_date,
         "compatibilityFlags": list(version.compatibility_flags),
         "bindings": [_binding(binding, builder) for binding in version.bindings],
-        "globalOutbound": {"name": _INTERNET},
+        "globalOutbound": {"name": NOTHING if builder.settings.egress is None else OUTBOUND},
     }
     if version.main_module is not None:
         worker["modules"] = _modules(builder, version.main_module)
@@ -332,7 +336,7 @@ def _our_worker(name: str, bindings: Sequence[Fields]) -> Fields:
         "modules": [{"name": name, "esModule": source(name)}],
         "compatibilityDate": OWN_COMPATIBILITY_DATE,
         "bindings": list(bindings),
-        "globalOutbound": {"name": _INTERNET},
+        "globalOutbound": {"name": NOTHING},
     }
 
 

@@ -20,6 +20,8 @@ from kythera.model.records import Version
 PROGRAM = "/bin/workerd"
 ASSETS = Path("/assets")
 TAIL_SOCKET = Path("/run/tail.sock")
+EGRESS_SOCKET = Path("/run/egress.sock")
+"""The one way out."""
 UID_FIRST = 1_879_048_192
 """Above all that Debian and systemd give to people, services and containers
 (systemd's UIDS-GIDS document: unused up to 2147352575),"""

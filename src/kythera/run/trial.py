@@ -98,9 +98,8 @@ async def try_version(
             open_secret=open_secret,
             settings=CellSettings(
                 assets_dir=ASSETS if settings.isolation.bubblewrap else Path(folder, "assets"),
-                egress_allow=(),  # nothing may be reached while nothing is served
+                egress=None,  # nothing may be reached while nothing is served
                 heap_mib_max=memory_mib(version, settings.limits),
-                ca_available=False,
             ),
         )
         async with _turn():
