@@ -3,7 +3,7 @@
 // settings: {"compatibility_flags": ["nodejs_compat"]}
 // A door that opens returns something; one that holds throws, or returns nothing.
 const DOORS = {
-  sqlite: async () => new (await import('node:sqlite')).DatabaseSync('/tmp/x.db').location?.(),
+  sqlite: async () => new (await import('node:sqlite')).DatabaseSync('x.db').location?.(),
   wasi: async () => new (await import('node:wasi')).WASI({ version: 'preview1', preopens: { '/': '/' } }) && 'wasi',
   require: async () => (await import('node:module')).createRequire('/')('/etc/passwd'),
   hooks: async () => (await import('node:module')).register('data:text/javascript,') && 'hooks',

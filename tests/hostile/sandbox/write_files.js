@@ -8,7 +8,7 @@ const DOORS = {
   root: () => { fs.writeFileSync('/kythera-was-here', 'x'); return 'written to /'; },
   home: () => { fs.mkdirSync('/etc/kythera-was-here'); return 'made in /etc'; },
   device: () => { fs.writeFileSync('/dev/shm/kythera-was-here', 'x'); return 'written to /dev/shm'; },
-  link: () => { fs.symlinkSync('/etc', '/tmp/etc'); return fs.readFileSync('/tmp/etc/passwd'); },
+  link: () => { fs.symlinkSync('/etc', '/bundle/etc'); return fs.readFileSync('/bundle/etc/passwd'); },
 };
 
 export default {
