@@ -215,7 +215,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         agent.mind.watch_sockets,
         agent.mind.keep_time,
         agent.consoles.run,
-        TurnWatch(agent.mind, agent.front.loads).run,
+        TurnWatch(agent.mind, agent.front.loads, agent.front.at_once).run,
         agent.follow,
         agent.move_log,
         agent.blobs.fetch_ahead,
