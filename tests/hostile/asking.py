@@ -22,7 +22,7 @@ IMPATIENCE_S = 1.5
 """For what has none: whoever asked leaves after this."""
 BODY_S = 4.0
 BODY_BYTES_MAX = 512 << 20
-MANY, FEW = 64, 5
+MANY, FEW = 24, 5
 PIECE = b"x" * 65_536
 MASKED_TEXT = bytes((0x81, 0x82, 0, 0, 0, 0)) + b"go"
 """A WebSocket's frame: one whole text, `go`, masked by zeroes."""

@@ -17,7 +17,7 @@ from tests.hostile.corpus import Counts, Entry, Seen
 from tests.platforms import Doors
 from tests.processes import wait_until
 
-CALM_S = 12.0
+CALM_S = 8.0
 COUNTED_S = 3.0
 LOOK_S = 0.05
 STATUS_S = 10.0

@@ -18,23 +18,8 @@ from tests.processes import birth, command, family, wait_until
 
 pytestmark = pytest.mark.real
 
-OFF_HEAP = "memory outside of V8's heap has no bound before RLIMIT_DATA is set"
 PRELUDE = "the prelude takes what it needs after the worker's own code has run"
 AWAITED: dict[str, str] = {
-    "memory/array_buffer": OFF_HEAP,
-    "memory/blob": OFF_HEAP,
-    "memory/decompression": OFF_HEAP,
-    "memory/form_data": OFF_HEAP,
-    "memory/headers": OFF_HEAP,
-    "memory/json_text": OFF_HEAP,
-    "memory/leak": OFF_HEAP,
-    "memory/request_body": OFF_HEAP,
-    "memory/response_bodies": OFF_HEAP,
-    "memory/stream_queue": OFF_HEAP,
-    "memory/tee": OFF_HEAP,
-    "memory/text_encoder": OFF_HEAP,
-    "memory/wasm_grow": OFF_HEAP,
-    "memory/websocket_buffer": OFF_HEAP,
     "poison/console": PRELUDE,
     "poison/function_call": PRELUDE,
     "poison/iterators": PRELUDE,

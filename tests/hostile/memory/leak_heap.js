@@ -6,7 +6,7 @@ const kept = [];
 export default {
   fetch(request) {
     if (request.method === 'GET') return new Response('calm');
-    kept.push(Array.from({ length: 2e5 }, (_, i) => ({ i })));
-    return new Response(kept.length < 60 ? 'more' : 'reached: every request was kept');
+    kept.push(Array.from({ length: 5e5 }, (_, i) => ({ i })));
+    return new Response(kept.length < 20 ? 'more' : 'reached: every request was kept');
   },
 };

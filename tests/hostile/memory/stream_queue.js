@@ -13,6 +13,6 @@ export default {
         }
       },
     });
-    return new Response(`reached: 512 MiB ${kept.length}`);
+    return new Response(kept.length === 64 ? 'reached: 512 MiB' : `refused after ${kept.length}`);
   },
 };
