@@ -186,8 +186,7 @@ class TrafficLoop:
         return {name: (load.current, load.requests) for name, load in loads.items()}
 
     async def at_once(self, server: str, requests: int) -> None:
-        """Give a cell at most so many requests at the same time (0: all). Raises KytheraError,
-        OSError."""
+        """Give a cell at most so many requests at the same time. Raises KytheraError, OSError."""
         await self._front.at_once(server, requests)
 
     async def _decide_where(self) -> None:

@@ -349,8 +349,8 @@ class Front:
         return self._tally.count({pid: _cells(found) for pid, found in rows.items()})
 
     async def at_once(self, server: str, requests: int) -> None:
-        """Give a cell at most so many requests at the same time (0: all); the others wait in
-        HAProxy. A reload forgets it. Raises FrontSilent."""
+        """Give a cell at most so many requests at the same time; the others wait in HAProxy. A
+        reload forgets it. Raises FrontSilent."""
         plan = self.saved_plan()
         for slot, planned in plan.named_servers() if plan is not None else ():
             if planned.name == server:

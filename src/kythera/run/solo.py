@@ -4,13 +4,14 @@ Pure. A process that is ended takes all requests with it that were inside. HAPro
 may be repeated, all at once, and they meet in the next process: with the one among them that loops.
 It would take the same others with it until nobody tries any more. One at a time it is alone.
 
-Promises: a cell is told so before its process is ended, where we end it; it is told otherwise when
-none of its processes was ended for SOLO_S.
+Promises: a cell is told so before its process is ended; it is told otherwise when none of its
+processes was ended for SOLO_S, also while one loops that may do so for longer: nobody waits for it.
 """
 
 SOLO_S = 2.0
-ONE, ALL = 1, 0
-"""How many requests HAProxy gives to a cell at the same time; 0 is all there are."""
+ONE, ALL = 1, 1_000_000
+"""How many requests HAProxy gives to a cell at the same time. Its own word for no limit is 0, but
+told that it forgets those who wait already."""
 
 
 class Solo:
