@@ -15,7 +15,19 @@ from pathlib import Path
 import anyio
 import msgspec
 
-from bench import cold, egress, failures, fleet, front, records, sandbox, thousand, zipf
+from bench import (
+    cold,
+    egress,
+    failures,
+    fleet,
+    front,
+    loops,
+    neighbour,
+    records,
+    sandbox,
+    thousand,
+    zipf,
+)
 from bench.figures import Figure, Machine, markdown, table
 
 BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
@@ -26,6 +38,8 @@ BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "deploys": failures.deploys,
     "kills": failures.kills,
     "sandbox": sandbox.run,
+    "neighbour": neighbour.run,
+    "loops": loops.run,
 }
 FLEET_BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "spread": fleet.spread,

@@ -202,9 +202,10 @@ async def platform(*options: str) -> AsyncIterator[Running]:
                 await running.stop()
 
 
-async def deploy(api: httpx.AsyncClient, worker: str, source: str) -> None:
-    """Upload a worker of one module and let it serve everything, as a first `deploy` does."""
-    metadata = {"main_module": "index.js", "compatibility_date": "2026-04-01"}
+async def deploy(api: httpx.AsyncClient, worker: str, source: str, **more: Any) -> None:
+    """Upload a worker of one module and let it serve everything, as a first `deploy` does; `more`
+    is said beside the code."""
+    metadata = {"main_module": "index.js", "compatibility_date": "2026-04-01", **more}
     answer = await api.put(
         worker,
         files={

@@ -11,6 +11,7 @@ import websockets
 
 from kythera.model.traffic import Share
 from kythera.route.runtime import processes
+from kythera.run.solo import ALL, ONE
 from tests.route.doors import ACCOUNT, Door, cell_released, opened
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
@@ -270,6 +271,25 @@ async def test_only_safe_methods_are_tried_again() -> None:
         async with httpx.AsyncClient(base_url=door.client.base_url) as fresh:
             answer = await fresh.post("/once-cut", headers=headers)
         assert (answer.status_code, cell.requests) == (503, 1)
+
+
+async def test_a_cell_gets_one_request_at_a_time_when_told_so_and_all_again() -> None:
+    """The others wait in HAProxy; those too that met a cell which ended, and are tried again."""
+    async with opened() as door, anyio.create_task_group() as tasks:
+        cell = await door.cell("c1")
+        door.world.worker("hello", {cell: 100})
+        await door.apply()
+        for _ in range(4):
+            tasks.start_soon(door.cell_of, "hello.localhost", "/slow")
+        await _until(lambda: cell.requests == 4)
+        await door.front.at_once("c1", ONE)
+        await cell.stop()
+        await cell.start()
+        await _until(lambda: cell.requests == 5)
+        assert (await door.front.loads())["c1"].current == 1
+        await door.front.at_once("c1", ALL)
+        await _until(lambda: cell.requests == 8)
+        cell_released["c1"].set()
 
 
 async def test_a_new_agent_adopts_a_running_haproxy_without_a_reload() -> None:

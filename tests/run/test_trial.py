@@ -199,6 +199,17 @@ async def test_a_flood_of_output_does_not_stop_the_start(workshop: Workshop) -> 
     assert (await workshop.trial(workshop.worker(code))).handlers == ("fetch",)
 
 
+@pytest.mark.parametrize(
+    "made", ["7", "({ handlers: 7 })", "'x'.repeat(3e7)", "{ toJSON: () => { throw 1 } }"]
+)
+async def test_code_that_poisons_how_it_tells_its_exports_is_refused(
+    workshop: Workshop, made: str
+) -> None:
+    """Goal: a refusal, and no error of ours, whatever it makes of our question."""
+    code = f"Object.prototype.toJSON = () => ({made});\n{FINE}"
+    assert "did not answer" in await refused(workshop, workshop.worker(code))
+
+
 async def test_a_source_map_leads_to_the_line_that_was_written(workshop: Workshop) -> None:
     """Goal: with a map the refusal speaks of the sources."""
     code = "throw new Error('boom');\n" + FINE

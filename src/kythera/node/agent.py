@@ -225,7 +225,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         agent.mind.keep_time,
         agent.consoles.run,
         partial(read_failures, agent.layout.front_log, agent.mind.request_failed),
-        TurnWatch(agent.mind, agent.front.loads).run,
+        TurnWatch(agent.mind, agent.front.loads, agent.front.at_once).run,
         agent.follow,
         agent.move_log,
         agent.blobs.fetch_ahead,

@@ -167,7 +167,7 @@ def _fields(text: str) -> dict[str, str]:
     """Read the prelude's JSON; a worker may forge such a line, so anything else is just text."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"line": text}
     if not isinstance(found, dict):
         return {"line": text}

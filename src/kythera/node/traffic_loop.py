@@ -185,6 +185,10 @@ class TrafficLoop:
         loads = await self._front.loads()
         return {name: (load.current, load.requests) for name, load in loads.items()}
 
+    async def at_once(self, server: str, requests: int) -> None:
+        """Give a cell at most so many requests at the same time. Raises KytheraError, OSError."""
+        await self._front.at_once(server, requests)
+
     async def _decide_where(self) -> None:
         """Look which workers others had better serve; have the front door do so."""
         self._mind.hurry(self._fleet.is_draining())

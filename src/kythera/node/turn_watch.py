@@ -6,6 +6,7 @@ JavaScript runs, nothing is logged. What HAProxy counts is asked only of a proce
 """
 
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 
 import anyio
 import structlog
@@ -15,6 +16,7 @@ from kythera.ground.meters import cpu_seconds
 from kythera.model.errors import KytheraError
 from kythera.node.mind import Mind, Reading
 from kythera.run.cell import Cell, Process
+from kythera.run.solo import ALL, ONE, Solo
 from kythera.run.turns import Turns
 
 LOOK_S = 0.025
@@ -25,10 +27,17 @@ _events = structlog.get_logger("cells")
 class TurnWatch:
     """Looks at all processes of all cells."""
 
-    def __init__(self, mind: Mind, loads: Callable[[], Awaitable[Reading]]) -> None:
+    def __init__(
+        self,
+        mind: Mind,
+        loads: Callable[[], Awaitable[Reading]],
+        at_once: Callable[[str, int], Awaitable[None]],
+    ) -> None:
         self._mind = mind
         self._loads = loads
+        self._at_once = at_once
         self._turns = Turns()
+        self._solo = Solo()
 
     async def run(self) -> None:
         """Look for ever."""
@@ -36,6 +45,8 @@ class TurnWatch:
             while True:
                 await anyio.sleep(LOOK_S)
                 await self.look(tasks)
+                for server in self._solo.over(self._mind.clock.monotonic()):
+                    await self._tell(server, ALL)
 
     async def look(self, tasks: TaskGroup) -> None:
         """Look once at each process that has a pulse."""
@@ -49,7 +60,7 @@ class TurnWatch:
                 case "doubt":
                     doubted.append((cell, process))
                 case "over":
-                    self._mind.exceeded(cell, process, "cpu")
+                    await self._end(cell, process)
         if doubted:
             await self._ask(doubted)
 
@@ -92,7 +103,17 @@ class TurnWatch:
                 current=current,
             )
             if stuck and not process.killed:
-                self._mind.exceeded(cell, process, "cpu")
+                await self._end(cell, process)
+
+    async def _end(self, cell: Cell, process: Process) -> None:
+        """End a process, and have who was inside it ask again one at a time."""
+        if self._solo.begin(cell.name.server, self._mind.clock.monotonic()):
+            await self._tell(cell.name.server, ONE)
+        self._mind.exceeded(cell, process, "cpu")
+
+    async def _tell(self, server: str, requests: int) -> None:
+        with suppress(KytheraError, OSError):  # HAProxy is away, and begins anew with all.
+            await self._at_once(server, requests)
 
 
 def _cpu_ms(process: Process) -> float:

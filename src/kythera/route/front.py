@@ -348,6 +348,14 @@ class Front:
         await self._delete_retired(newest)
         return self._tally.count({pid: _cells(found) for pid, found in rows.items()})
 
+    async def at_once(self, server: str, requests: int) -> None:
+        """Give a cell at most so many requests at the same time; the others wait in HAProxy. A
+        reload forgets it. Raises FrontSilent."""
+        plan = self.saved_plan()
+        for slot, planned in plan.named_servers() if plan is not None else ():
+            if planned.name == server:
+                await self._ask_newest(f"set maxconn server {slot}/{server} {requests}")
+
     async def forwarding(self) -> dict[str, PeerTraffic]:
         """Return what goes to and comes from each peer, as of the last `loads`. Raises FrontSilent.
 

@@ -184,6 +184,8 @@ def _defaults(limits: Limits) -> Iterator[str]:
         "  option abortonclose",
         "  retries 3",
         "  retry-on conn-failure empty-response",
+        # A request that is tried again gives its place back, and waits in the queue as others do.
+        "  option redispatch 1",
         f"  timeout connect {limits.request_head_s}s",
         f"  timeout queue {limits.request_head_s}s",
         f"  timeout http-request {limits.request_head_s}s",

@@ -246,13 +246,19 @@ async def _ready(process: Child, control: int, limits: Limits) -> tuple[int, str
 
 
 async def _exports(version: Version, path: Path, settings: TrialSettings) -> _Exports | None:
-    """Ask an ES module what it exports; None when it does not answer."""
+    """Ask an ES module what it exports; None when it does not answer, or not in our words: what
+    it exports, and whatever makes JSON of that, may be its own making."""
     if version.main_module is None:
         return _Exports()
-    with anyio.move_on_after(settings.limits.startup_deadline_ms / 1000):
-        head, _, body = (await _ask(path)).partition(b"\r\n\r\n")
-        if b" 200 " in head.partition(b"\r\n")[0]:
-            return msgspec.json.decode(body, type=_Exports)
+    try:
+        with anyio.move_on_after(settings.limits.startup_deadline_ms / 1000):
+            head, _, body = (await _ask(path)).partition(b"\r\n\r\n")
+            if b" 200 " in head.partition(b"\r\n")[0]:
+                return msgspec.json.decode(body, type=_Exports)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass
+    except (OSError, anyio.BrokenResourceError):
+        pass  # It has ended.
     return None
 
 

@@ -1,0 +1,10 @@
+// tries: an async iterator without an end
+// contained: exceededCpu
+// settings: {"limits": {"cpu_ms": 100}}
+export default {
+  async fetch(request) {
+    if (request.method === 'GET') return new Response('calm');
+    const endless = (async function* () { for (;;) yield 1; })();
+    for await (const _ of endless);
+  },
+};
