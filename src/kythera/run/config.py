@@ -30,7 +30,12 @@ from kythera.run.outbound import (
 from kythera.run.prelude import (
     PRELUDE_MODULE,
     TRIAL_ENTRYPOINT,
+    clocks_binding,
+    clocks_extension,
+    clocks_flags,
+    is_our_name,
     module_prelude,
+    plain_prelude,
     source,
     trial_prelude,
 )
@@ -86,6 +91,10 @@ class _Builder:
     @property
     def has_code(self) -> bool:
         return self.version.main_module is not None or self.version.body_part is not None
+
+    @property
+    def clocks_stand(self) -> bool:
+        return self.has_code and self.version.confinement.clocks == "frozen"
 
 
 def cell_config(
@@ -157,7 +166,10 @@ def _config(builder: _Builder) -> Fields:
     sockets = [_socket(builder)]
     if not builder.trial:
         sockets.append({"name": PULSE, "http": {}, "service": {"name": NOTHING}})
-    return {"services": services, "sockets": sockets, "v8Flags": flags}
+    config = {"services": services, "sockets": sockets, "v8Flags": flags}
+    if builder.clocks_stand:
+        config["extensions"] = [clocks_extension(of_script=builder.version.body_part is not None)]
+    return config
 
 
 def _socket(builder: _Builder) -> Fields:
@@ -184,7 +196,7 @@ def _worker(builder: _Builder) -> Fields:
     version = builder.version
     worker: Fields = {
         "compatibilityDate": version.compatibility_date,
-        "compatibilityFlags": list(version.compatibility_flags),
+        "compatibilityFlags": _flags(builder),
         "bindings": [_binding(binding, builder) for binding in version.bindings],
         "globalOutbound": {"name": NOTHING if builder.settings.egress is None else OUTBOUND},
     }
@@ -192,9 +204,27 @@ def _worker(builder: _Builder) -> Fields:
         worker["modules"] = _modules(builder, version.main_module)
     else:
         worker["serviceWorkerScript"] = _script(builder)
+        if builder.clocks_stand:  # the first one: evaluated before anything else
+            worker["bindings"].insert(0, clocks_binding())
     if not builder.trial:
         worker["tails"] = [{"name": name} for name in _tails(builder)]
     return worker
+
+
+def _flags(builder: _Builder) -> list[str]:
+    """Return a worker's compatibility flags, and those that standing clocks need."""
+    version = builder.version
+    if not builder.clocks_stand:
+        return list(version.compatibility_flags)
+    needed = clocks_flags(version.compatibility_date, of_script=version.body_part is not None)
+    for flag, opposite in needed.items():
+        if opposite in version.compatibility_flags:
+            raise Refusal(
+                10021,
+                f"compatibility flag {opposite!r} would let a clock run on within a turn.",
+                remedy="Remove it, or set kythera.clocks to running.",
+            )
+    return list(dict.fromkeys((*version.compatibility_flags, *needed)))
 
 
 def _tails(builder: _Builder) -> list[str]:
@@ -237,6 +267,10 @@ def _check_name(name: str) -> None:
                 f"module name {name!r} leads out of the upload.",
                 remedy="Name modules by relative paths, such as lib/a.js.",
             )
+    if is_our_name(name):
+        raise Refusal(
+            10021, f"module name {name!r} is one of Kythera's own.", remedy="Name it otherwise."
+        )
 
 
 def _prelude(builder: _Builder, main: str) -> str | None:
@@ -244,12 +278,13 @@ def _prelude(builder: _Builder, main: str) -> str | None:
     specifier = main
     if "new_module_registry" in builder.version.compatibility_flags and "://" not in main:
         specifier = "./" + main.removeprefix("./")
+    stand = builder.clocks_stand
     if builder.trial:
-        return trial_prelude(specifier)
+        return trial_prelude(specifier, clocks_stand=stand)
     observed = builder.settings.tail_url_socket is not None
     if observed or "fetch" not in builder.version.handlers:
-        return None
-    return module_prelude(specifier)
+        return plain_prelude(specifier) if stand else None
+    return module_prelude(specifier, clocks_stand=stand)
 
 
 _MODULE_FIELDS = {

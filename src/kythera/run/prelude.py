@@ -5,16 +5,27 @@ then JSON with `ray`, `name`, `message` and `stack`. A worker can forge such a l
 log alone. Stack traces show the worker's own modules, lines and columns. A script in
 service-worker format is left as it is: a worker of ours beside it (console.js) takes its traces
 and prints, for workerd would print nothing of such a script.
+
+Before all of it comes the module that makes clocks stand still (decisions/0009), unless a version
+has `clocks: running`. It is no module of the worker's bundle but an extension of workerd's: nothing
+that was uploaded has its place, and it needs none on a line of the worker's own.
 """
 
 import json
+import re
 from functools import cache
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 EXCEPTION_MARKER = "\x01kythera-exception "
 PRELUDE_MODULE = "kythera-prelude.js"
+CLOCKS_MODULE = "kythera:clocks"
+GETTERS_ON_PROTOTYPE_SINCE = "2022-01-31"
+"""Compatibility date of the flag workers_api_getters_setters_on_prototype."""
 TRIAL_ENTRYPOINT = "KytheraTrial"
 
+_UNSEEN = re.compile(r"[\t\n\r]")
 _FOLDER = Path(__file__).parent / "js"
 
 
@@ -26,15 +37,55 @@ def source(name: str) -> str:
     return text.replace("'%marker%'", json.dumps(EXCEPTION_MARKER))
 
 
-def module_prelude(main_module: str) -> str:
+def module_prelude(main_module: str, *, clocks_stand: bool) -> str:
     """Return the main module that stands before `main_module` and reports its exceptions."""
-    return _standing_before("prelude.js", main_module)
+    return _standing_before("prelude.js", main_module, clocks_stand)
 
 
-def trial_prelude(main_module: str) -> str:
+def plain_prelude(main_module: str) -> str:
+    """Return the main module that makes clocks stand still for `main_module`, and nothing else."""
+    return _standing_before("plain.js", main_module, clocks_stand=True)
+
+
+def trial_prelude(main_module: str, *, clocks_stand: bool) -> str:
     """Return the main module that tells, on TRIAL_ENTRYPOINT, what `main_module` exports."""
-    return _standing_before("trial.js", main_module)
+    return _standing_before("trial.js", main_module, clocks_stand)
 
 
-def _standing_before(name: str, main_module: str) -> str:
-    return source(name).replace("'%main%'", json.dumps(main_module))
+def is_our_name(name: str) -> bool:
+    """Tell a name that workerd could take for one of our modules, however it is written."""
+    # workerd reads names as paths or as URLs: their parser drops these, unquotes, folds case.
+    plain = _UNSEEN.sub("", unquote(_UNSEEN.sub("", name))).lower()
+    return any(ours in plain for ours in (CLOCKS_MODULE, PRELUDE_MODULE))
+
+
+def clocks_extension(*, of_script: bool) -> dict[str, Any]:
+    """Return the extension of workerd that makes clocks stand still.
+
+    A script in service-worker format imports nothing: a binding of workerd's (`clocks_binding`)
+    evaluates the module, which for that has to be an internal one."""
+    module = {"name": CLOCKS_MODULE, "esModule": source("clocks.js"), "internal": of_script}
+    return {"modules": [module]}
+
+
+def clocks_binding() -> dict[str, Any]:
+    """Return the binding that sets a script's global `Date`, and stands still all other clocks."""
+    return {"name": "Date", "wrapped": {"moduleName": CLOCKS_MODULE}}
+
+
+def clocks_flags(compatibility_date: str, *, of_script: bool) -> dict[str, str]:
+    """Return the compatibility flags that standing clocks need, each with its opposite."""
+    flags = {}
+    if of_script:  # the other registry of modules has no extensions for scripts
+        flags["new_module_registry"] = "legacy_module_registry"
+    if compatibility_date < GETTERS_ON_PROTOTYPE_SINCE:  # else a file's time cannot be reached
+        flags["workers_api_getters_setters_on_prototype"] = (
+            "workers_api_getters_setters_on_instance"
+        )
+    return flags
+
+
+def _standing_before(name: str, main_module: str, clocks_stand: bool) -> str:  # noqa: FBT001
+    # What is imported first is evaluated first, with all that it imports.
+    first = f"import {json.dumps(CLOCKS_MODULE)};\n" if clocks_stand else ""
+    return first + source(name).replace("'%main%'", json.dumps(main_module))

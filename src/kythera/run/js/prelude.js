@@ -13,7 +13,7 @@ const STACK_CHARACTERS_MAX = 4000;
 const print = console.error.bind(console);
 
 function ours(line) {
-  return line.includes('kythera-prelude.js:');
+  return line.includes('kythera-prelude.js:') || line.includes('(kythera:clocks:');
 }
 
 function report(error, request) {

@@ -1,0 +1,6 @@
+// Stands before a worker's main module where nothing is to be reported: an observed cell, or a
+// worker that nobody asks. A default export that is absent becomes one without handlers.
+import * as user from '%main%';
+export * from '%main%';
+
+export default user.default ?? {};
