@@ -15,25 +15,14 @@ from pathlib import Path
 import anyio
 import msgspec
 
-from bench import (
-    cold,
-    egress,
-    failures,
-    fleet,
-    front,
-    loops,
-    neighbour,
-    records,
-    sandbox,
-    thousand,
-    zipf,
-)
+from bench import clocks, cold, egress, failures, fleet, front, loops, neighbour, records, sandbox, thousand, zipf
 from bench.figures import Figure, Machine, markdown, table
 
 BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "front": front.run,
     "cold": cold.run,
     "egress": egress.run,
+    "clocks": clocks.run,
     "thousand": thousand.run,
     "deploys": failures.deploys,
     "kills": failures.kills,

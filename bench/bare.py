@@ -52,11 +52,12 @@ async def bare_workerd(folder: Path, source: str, processes: int) -> AsyncIterat
             )
             pids.append(one.pid)
         address: Address = listening.getsockname()
-        await _answers(address)
+        await answers(address)
         yield Bare(address, tuple(pids))
 
 
-async def _answers(address: Address) -> None:
+async def answers(address: Address) -> None:
+    """Wait until somebody answers there."""
     with anyio.fail_after(READY_S):
         while True:
             try:

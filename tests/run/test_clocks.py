@@ -16,6 +16,7 @@ from tests.run.starting import Workshop
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 
 PROBES = Path(__file__).resolve().parents[1] / "hostile" / "clocks"
+PROBE_S_MAX = 60.0
 NEWEST = "2026-11-17"
 RUNNING = Confinement(clocks="running")
 NODE = {"compatibility_date": "2026-06-01", "compatibility_flags": ("nodejs_compat",)}
@@ -24,7 +25,7 @@ NEEDS: Mapping[str, Mapping[str, Any]] = {
 }
 SHOWS_A_RUNNING_CLOCK = frozenset(
     "date performance process intl stamps microtasks poisoned undone imported stacks tasks threads"
-    " deep scheduled script".split()
+    " deep nested scheduled script".split()
 )
 """Probes that see a clock run when clocks are left running: what they would find, they find."""
 
@@ -45,8 +46,8 @@ def probe(workshop: Workshop, name: str, **fields: Any) -> Version:
 
 async def told(workshop: Workshop, version: Version, **settings: Any) -> dict[str, Any]:
     """Return what a probe found."""
-    async with workshop.cell(version, **settings) as cell:
-        response = await cell.get("/")
+    async with workshop.cell(version, **settings) as cell, cell.client() as client:
+        response = await client.get("/", timeout=PROBE_S_MAX)
         assert response.status_code == 200, cell.said
         found: dict[str, Any] = response.json()
         return found

@@ -33,7 +33,7 @@ export default {
     const given = performance.now() - 500;
     const itself = [
       performance.mark('x', { startTime: given }).startTime === given,
-      new PerformanceMark('x', { startTime: given, detail: 1 }).detail === 1,
+      new PerformanceMark('x', { startTime: given, detail: { a: 1 } }).detail.a === 1,
       performance.measure('x', { start: 3, duration: 4 }).duration === 4,
       performance.measure('x', { start: 3, end: 9, detail: { a: 1 } }).detail.a === 1,
       performance.measure('x', 'x').startTime === given,

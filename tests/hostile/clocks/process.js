@@ -8,6 +8,7 @@ import { createRequire } from 'node:module';
 const burn = () => { let sum = 0; for (let i = 0; i < 4e7; i += 1) sum += i; return sum; };
 const require = createRequire('/x.js');
 const { hrtime } = process;
+const attempt = (call) => { try { return call(); } catch (error) { return error.message; } };
 
 function header() {
   const message = new http.OutgoingMessage();
@@ -25,12 +26,12 @@ function read() {
     required: String(require('node:process').hrtime.bigint()),
     builtin: String(process.getBuiltinModule('node:process').hrtime.bigint()),
     uptime: process.uptime(),
-    cpu: process.cpuUsage(),
-    resources: process.resourceUsage(),
-    osUptime: os.uptime(),
+    cpu: attempt(() => process.cpuUsage()),
+    resources: attempt(() => process.resourceUsage()),
+    osUptime: attempt(() => os.uptime()),
     load: os.loadavg(),
     cpus: os.cpus(),
-    header: header(),
+    header: attempt(header),
     shown: util.inspect(new Date()),
   };
 }

@@ -17,7 +17,7 @@ const MODULES = `_http_agent _http_client _http_common _http_incoming _http_outg
 const BURN_ROUNDS = 40_000_000;
 const OBJECTS_MAX = 30_000;
 const KEYS_MAX = 30;
-const RECEIVERS_MAX = 3; // of one function or getter
+const RECEIVERS_MAX = 2; // of one function or getter
 // Ends the process, stops the search, or burns for long itself.
 const LEFT_ALONE =
   /abort|exit|kill|fatal|breakpoint|debugger|burn|scrypt|pbkdf2|generate(Key|Prime)|dispatchEvent/i;

@@ -15,7 +15,6 @@ const dateText = Date.prototype.toString;
 
 const DAY_MS = 86_400_000;
 const bell = new Int32Array(new SharedArrayBuffer(4));
-const PLAIN = { __proto__: null, value: undefined };
 let standing = 0; // This turn's time; 0: nobody has read it yet.
 
 function forget() {
@@ -23,10 +22,10 @@ function forget() {
 }
 
 // A task of V8's own, which workerd runs when the turn's microtasks are done. No request is at hand
-// then: whoever else runs so late reads 0 of the running clock, and cannot see it move.
+// then: whoever else runs so late reads 0 of the running clock, and cannot see it move. `then` may
+// call the worker (a getter on Promise.prototype), and fail with it, but never hands `forget` out.
 function forgetWhenTheTurnEnds() {
   const { value: rung } = waitAsync(bell, 0, 0);
-  defineProperty(rung, 'constructor', PLAIN);
   apply(then, rung, [forget]);
   notify(bell, 0);
 }
@@ -34,11 +33,13 @@ function forgetWhenTheTurnEnds() {
 function now() {
   if (standing === 0) {
     const time = running();
-    if (time !== 0) {
-      forgetWhenTheTurnEnds(); // First: it may fail, for want of stack.
+    if (time === 0) {
+      return 0;
+    }
+    forgetWhenTheTurnEnds(); // First: it may fail, for want of stack.
+    if (standing === 0) { // Else the worker was called, and has read the clock already.
       standing = time;
     }
-    return time;
   }
   return standing;
 }
