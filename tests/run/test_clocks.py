@@ -95,7 +95,9 @@ SEARCHED: list[Mapping[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("fields", SEARCHED, ids=[str(sorted(f.values(), key=str)) for f in SEARCHED])
+@pytest.mark.parametrize(
+    "fields", SEARCHED, ids=[str(sorted(f.values(), key=str)) for f in SEARCHED]
+)
 async def test_a_search_of_all_that_can_be_reached_finds_no_clock(
     workshop: Workshop, fields: Mapping[str, Any]
 ) -> None:
@@ -128,6 +130,7 @@ async def test_a_request_that_has_ended_leaves_no_time_behind(workshop: Workshop
             const before = Date.now();
             burn();
             const stood = Date.now() === before;
+            if (request.url.endsWith("/throw")) throw new Error("at the end of a turn");
             if (request.url.endsWith("/wait")) await scheduler.wait(200);
             if (request.url.endsWith("/late")) ctx.waitUntil(scheduler.wait(50).then(read));
             return Response.json({{ stood, time: Date.now() }});
@@ -142,6 +145,7 @@ async def test_a_request_that_has_ended_leaves_no_time_behind(workshop: Workshop
 
         for path in ("/", "/late", "/", "/late", "/"):
             tasks.start_soon(wait)
+            await cell.get("/throw")
             answer = (await cell.get(path)).json()
             assert answer["stood"]
             times.append(answer["time"])

@@ -13,9 +13,10 @@ from kythera.model.limits import Limits
 from kythera.model.records import Assets, Binding, Confinement, Module, Version
 from kythera.run.config import BINDING_TYPES, CellSettings, cell_config, schema
 from kythera.run.outbound import EgressDoor
-from kythera.run.prelude import PRELUDE_MODULE
+from kythera.run.prelude import CLOCKS_MODULE, PRELUDE_MODULE
 
 SECRET = "between us"
+RUNNING = Confinement(clocks="running")
 
 
 def read_back(config: bytes) -> Any:
@@ -78,7 +79,7 @@ def test_modules_keep_their_names_and_bytes(kinds: dict[str, str], text: str) ->
     """Goal: bundlers import by the very names they uploaded, `./` in front included."""
     content = text.encode()
     modules = MAIN | {name: (kind, content) for name, kind in kinds.items()}
-    found = worker_of(configured(modules))["modules"]
+    found = worker_of(configured(modules, confinement=RUNNING))["modules"]
     assert found[0] == {"name": "index.js", "esModule": "export default {}"}
     expected = {name: content if kind in ("data", "wasm") else text for name, kind in kinds.items()}
     assert {m["name"]: m[FIELDS[kinds[m["name"]]]] for m in found[1:]} == expected
@@ -91,7 +92,8 @@ def test_the_main_module_comes_first_and_source_maps_stay_out() -> None:
         "index.js.map": ("source_map", b"{}"),
         "index.js": ("esm", b"2"),
     }
-    found = worker_of(configured(modules, main_module="index.js"))["modules"]
+    config = configured(modules, main_module="index.js", confinement=RUNNING)
+    found = worker_of(config)["modules"]
     assert [module["name"] for module in found] == ["index.js", "a.js"]
 
 
@@ -106,10 +108,46 @@ def test_the_prelude_stands_before_a_worker_that_has_a_fetch_handler() -> None:
     assert "'%" not in first["esModule"]
     observed = CellSettings(tail_url_socket=Path("/run/tail.sock"))
     for config in (
-        configured(modules, handlers=("scheduled",)),
-        configured(modules, observed, handlers=("fetch",)),
+        configured(modules, handlers=("scheduled",), confinement=RUNNING),
+        configured(modules, observed, handlers=("fetch",), confinement=RUNNING),
     ):
         assert worker_of(config)["modules"][0]["name"] == name
+
+
+CELLS: list[tuple[CellSettings, tuple[str, ...]]] = [
+    (CellSettings(), ("fetch",)),
+    (CellSettings(), ("scheduled",)),
+    (CellSettings(), ()),
+    (CellSettings(tail_url_socket=Path("/run/tail.sock")), ("fetch",)),
+]
+
+
+@pytest.mark.parametrize(("settings", "handlers"), CELLS)
+def test_clocks_stand_still_unless_a_version_says_otherwise(
+    settings: CellSettings, handlers: tuple[str, ...]
+) -> None:
+    """Goal: whatever stands before a worker, it imports the clocks before anything else; who asks
+    for running clocks has nothing of them."""
+    config = configured(MAIN, settings, handlers=handlers)
+    (extension,) = config["extensions"]
+    assert extension["modules"][0]["name"] == CLOCKS_MODULE
+    first = worker_of(config)["modules"][0]
+    assert first["name"] == PRELUDE_MODULE
+    assert first["esModule"].startswith(f'import "{CLOCKS_MODULE}";\n')
+    running = configured(MAIN, settings, handlers=handlers, confinement=RUNNING)
+    assert "kythera:" not in worker_of(running)["modules"][0]["esModule"].partition("function")[0]
+    assert "extensions" not in running
+
+
+def test_a_scripts_clocks_come_before_all_else_of_it() -> None:
+    """Goal: not a letter of the script is moved: a binding evaluates the clocks."""
+    modules = {"w.js": ("service_worker", b"addEventListener('fetch', f)")}
+    config = configured(modules, body_part="w.js")
+    worker = worker_of(config, "w.js")
+    assert worker["bindings"] == [{"name": "Date", "wrapped": {"moduleName": CLOCKS_MODULE}}]
+    assert config["extensions"][0]["modules"][0]["internal"]
+    running = worker_of(configured(modules, body_part="w.js", confinement=RUNNING), "w.js")
+    assert running["bindings"] == []
 
 
 json_values = st.recursive(
@@ -157,7 +195,9 @@ def test_a_script_gets_its_parts_as_bindings() -> None:
     bindings = tuple(
         Binding(name=name, type=kind, fields={"part": parts[name]}) for name, kind in kinds.items()
     )
-    worker = worker_of(configured(modules, body_part="w.js", bindings=bindings), "w.js")
+    worker = worker_of(
+        configured(modules, body_part="w.js", bindings=bindings, confinement=RUNNING), "w.js"
+    )
     assert worker["serviceWorkerScript"] == "addEventListener('fetch', f)"
     assert worker["bindings"] == [
         {"name": "WASM", "wasmModule": b"\0asm"},

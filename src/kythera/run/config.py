@@ -217,7 +217,7 @@ def _flags(builder: _Builder) -> list[str]:
     if not builder.clocks_stand:
         return list(version.compatibility_flags)
     needed = clocks_flags(version.compatibility_date, of_script=version.body_part is not None)
-    for flag, opposite in needed.items():
+    for opposite in needed.values():
         if opposite in version.compatibility_flags:
             raise Refusal(
                 10021,

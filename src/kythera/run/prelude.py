@@ -6,7 +6,7 @@ log alone. Stack traces show the worker's own modules, lines and columns. A scri
 service-worker format is left as it is: a worker of ours beside it (console.js) takes its traces
 and prints, for workerd would print nothing of such a script.
 
-Before all of it comes the module that makes clocks stand still (decisions/0009), unless a version
+Before all of it comes the module that makes clocks stand still (decisions/0010), unless a version
 has `clocks: running`. It is no module of the worker's bundle but an extension of workerd's: nothing
 that was uploaded has its place, and it needs none on a line of the worker's own.
 """
@@ -85,7 +85,7 @@ def clocks_flags(compatibility_date: str, *, of_script: bool) -> dict[str, str]:
     return flags
 
 
-def _standing_before(name: str, main_module: str, clocks_stand: bool) -> str:  # noqa: FBT001
+def _standing_before(name: str, main_module: str, clocks_stand: bool) -> str:
     # What is imported first is evaluated first, with all that it imports.
     first = f"import {json.dumps(CLOCKS_MODULE)};\n" if clocks_stand else ""
     return first + source(name).replace("'%main%'", json.dumps(main_module))

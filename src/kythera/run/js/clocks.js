@@ -1,5 +1,5 @@
 // Clocks that stand still: within one turn of the event loop, whatever a worker can read a time
-// from shows that of the turn's first reading (decisions/0009). Evaluated before any of the
+// from shows that of the turn's first reading (decisions/0010). Evaluated before any of the
 // worker's own code. Keeps the running clock to itself; what runs later calls nothing that the
 // worker could have put in its place. Outside of requests a clock shows 0, as in stock workerd.
 import workers from 'cloudflare-internal:workers';
