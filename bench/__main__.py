@@ -15,7 +15,20 @@ from pathlib import Path
 import anyio
 import msgspec
 
-from bench import clocks, cold, egress, failures, fleet, front, loops, neighbour, records, sandbox, thousand, zipf
+from bench import (
+    clocks,
+    cold,
+    egress,
+    failures,
+    fleet,
+    front,
+    loops,
+    neighbour,
+    records,
+    sandbox,
+    thousand,
+    zipf,
+)
 from bench.figures import Figure, Machine, markdown, table
 
 BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from bench.bare import answers
-from bench.client import Address
+from bench.client import Address, fetch
 from bench.figures import Figure, percentile
 from bench.wrk import wrk
 from kythera.ground.meters import cpu_seconds
@@ -20,24 +20,28 @@ from kythera.model.records import Confinement, Module, Version
 from kythera.run.config import PULSE, CellSettings, cell_config
 from kythera.run.workerd import find_workerd, workerd_argv
 
-ROUNDS = 16
+ROUNDS = 12
 ROUND_S = 1.0
 CONNECTIONS = 16
 QUIET_SHARE = 0.25
 """Of the rounds: the quieter ones are compared, for whoever else runs only adds."""
 RATIO_MAX = 1.03
-PATHS = {"/none": "no clock", "/one": "one clock", "/twenty": "clocks twenty times"}
-WORKER = """\
-const READINGS = { "/none": 0, "/one": 1, "/twenty": 20 };
-export default {
-  fetch({ url }) {
-    for (let left = READINGS[url.slice(url.lastIndexOf("/"))]; left > 0; left -= 1) Date.now();
+TURNS = 100_000
+TURN_ROUNDS = 6
+READING_US_MAX = 2.0
+WORKER = f"""\
+export default {{
+  async fetch({{ url }}) {{
+    const reads = url.endsWith("/reads");
+    for (let left = reads || url.endsWith("/turns") ? {TURNS} : 0; left > 0; left -= 1) {{
+      await scheduler.wait(0);
+      if (reads) Date.now();
+    }}
     return new Response("Hello, world!\\n");
-  },
-};
+  }},
+}};
 """
 KINDS = ("frozen", "running")
-Costs = dict[tuple[str, str], float]
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def _config(clocks: str) -> bytes:
         version,
         read_blob={"code": code}.__getitem__,
         open_secret=lambda _, sealed: sealed,
-        settings=CellSettings(egress_allow=()),
+        settings=CellSettings(),
     )
 
 
@@ -89,43 +93,57 @@ async def _cell(config: bytes) -> AsyncIterator[Cell]:
         yield Cell(address, one.pid)
 
 
-async def _microseconds(cell: Cell, path: str) -> float:
+async def _of_a_request(cell: Cell) -> float:
     before = cpu_seconds(cell.pid)
-    load = await wrk(cell.address, "hello", seconds=ROUND_S, connections=CONNECTIONS, path=path)
+    load = await wrk(cell.address, "hello", seconds=ROUND_S, connections=CONNECTIONS)
     assert load.failures == 0
     return (cpu_seconds(cell.pid) - before) * 1e6 / load.requests
 
 
-async def _measured() -> Costs:
+async def _of_a_turn(cell: Cell, path: str) -> float:
+    before = cpu_seconds(cell.pid)
+    await fetch(cell.address, "hello", path)
+    return (cpu_seconds(cell.pid) - before) * 1e6 / TURNS
+
+
+async def _requests(cells: dict[str, Cell]) -> Figure:
+    costs: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for number in range(ROUNDS):
+        for kind in KINDS[:: 1 if number % 2 else -1]:
+            costs[kind].append(await _of_a_request(cells[kind]))
+    frozen, running = (percentile(costs[kind], QUIET_SHARE) for kind in KINDS)
+    return Figure(
+        bench="clocks",
+        name="CPU a request, clocks frozen over running",
+        value=frozen / running,
+        unit="times",
+        target=RATIO_MAX,
+        note=f"frozen {frozen:.1f} µs, running {running:.1f} µs",
+    )
+
+
+async def _readings(cells: dict[str, Cell]) -> Figure:
     costs: dict[tuple[str, str], list[float]] = {}
-    async with AsyncExitStack() as stack:
-        cells = {kind: await stack.enter_async_context(_cell(_config(kind))) for kind in KINDS}
-        for number in range(ROUNDS + 1):
-            for kind in KINDS[:: 1 if number % 2 else -1]:
-                for path in PATHS:
-                    cost = await _microseconds(cells[kind], path)
-                    if number > 0:  # once for nothing: the machine code has to be made
-                        costs.setdefault((kind, path), []).append(cost)
-    return {key: percentile(rounds, QUIET_SHARE) for key, rounds in costs.items()}
+    for _ in range(TURN_ROUNDS):
+        for kind in KINDS:
+            for path in ("/turns", "/reads"):
+                costs.setdefault((kind, path), []).append(await _of_a_turn(cells[kind], path))
+    least = {key: min(rounds) for key, rounds in costs.items()}
+    frozen, running = (least[kind, "/reads"] - least[kind, "/turns"] for kind in KINDS)
+    return Figure(
+        bench="clocks",
+        name="CPU that a turn's first reading of a clock adds",
+        value=frozen,
+        unit="µs",
+        target=READING_US_MAX,
+        note=f"with running clocks {running:.1f} µs; a turn without, {least['frozen', '/turns']:.1f} µs",
+    )
 
 
 async def run() -> list[Figure]:
-    """Measure requests that read no clock, one, and clocks twenty times."""
-    costs = await _measured()
-    idle = costs["frozen", "/none"] / costs["running", "/none"]
-    figures = []
-    for path, words in PATHS.items():
-        frozen, running = costs["frozen", path], costs["running", path]
-        # Two processes of one program differ by some per cent; that much is not the clocks'.
-        ratio = idle if path == "/none" else frozen / running / idle
-        figures.append(
-            Figure(
-                bench="clocks",
-                name=f"CPU a request that reads {words}, clocks frozen over running",
-                value=ratio,
-                unit="times",
-                target=RATIO_MAX,
-                note=f"frozen {frozen:.1f} µs, running {running:.1f} µs",
-            )
-        )
-    return figures
+    """Measure requests that read no clock, and turns that do."""
+    async with AsyncExitStack() as stack:
+        cells = {kind: await stack.enter_async_context(_cell(_config(kind))) for kind in KINDS}
+        for cell in cells.values():  # once for nothing: the machine code has to be made
+            await _of_a_request(cell)
+        return [await _requests(cells), await _readings(cells)]

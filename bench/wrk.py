@@ -20,13 +20,11 @@ class Round:
     failures: int
 
 
-async def wrk(
-    address: Address, host: str, *, seconds: float, connections: int, path: str = "/"
-) -> Round:
+async def wrk(address: Address, host: str, *, seconds: float, connections: int) -> Round:
     """Load `host` behind `address` for a whole number of seconds."""
     command = [
         *("wrk", f"-t{THREADS}", f"-c{connections}", f"-d{seconds:.0f}s"),
-        *("-H", f"Host: {host}", f"http://{address[0]}:{address[1]}{path}"),
+        *("-H", f"Host: {host}", f"http://{address[0]}:{address[1]}/"),
     ]
     with anyio.fail_after(seconds + GRACE_S):
         done = await anyio.run_process(command)
