@@ -53,9 +53,9 @@ def test_rows_count_by_reason_and_full_queues_by_worker() -> None:
     assert told(refusals) == {"url_too_long": 3, "queue": 15}
     both = {1: Reading({"s0001": 16, "no_url_too_long": 3}, 0, 0, {}), 2: Reading({}, 0, 0, {})}
     refusals.take(both, owner)
-    refusals.take({2: Reading({"s0001": 4, "home": 1}, 0, 0, {})}, owner)
+    refusals.take({2: Reading({"s0001": 4, "a/far": 1}, 0, 0, {})}, owner)
     assert told(refusals) == {"url_too_long": 3, "queue": 21}
-    assert refusals.queues == {("a", "hello"): 20}
+    assert refusals.queues == {("a", "hello"): 20, ("a", "far"): 1}
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ import contextlib
 import datetime
 import json
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 import websockets
 from cryptography import x509
@@ -18,6 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from kythera.ground import meters
 from kythera.ground.processes import child
+from kythera.route.refusals import SHOW_REFUSED, parse_refused
 from kythera.route.render import FrontOptions
 from tests.processes import family
 from tests.route.doors import SMALL, Door, cell_released, opened
@@ -90,6 +93,36 @@ async def test_http2_over_tls_tells_the_worker_so(tmp_path: Path) -> None:
             assert told["x-forwarded-proto"] == "https"
             assert (blob["httpProtocol"], blob["tlsVersion"]) == (protocol, "TLSv1.3")
             assert blob["tlsCipher"].startswith("TLS_")
+
+
+async def test_requests_that_share_connections_are_limited_in_all(tmp_path: Path) -> None:
+    """Twenty at once, five by each HTTP/2 connection, at a door with room for ten: ten are told so."""
+    certificate = tmp_path / "site.pem"
+    certificate.write_bytes(_self_signed("hello.localhost"))
+    limits = msgspec.structs.replace(SMALL, connections_max=10)
+    names = [f"w{number}" for number in range(4)]
+    async with opened(FrontOptions(limits=limits, tls_certificates=str(certificate))) as door:
+        for name in names:
+            door.world.worker(name, {await door.cell(name): 100})
+        await door.apply()
+        argv = ["curl", "-sSkZ", "--http2", "--parallel-max", "20", "--max-time", "20"]
+        for name in names:
+            url = f"https://{name}.localhost:{door.tls_port}/slow?[1-5]"
+            argv += ["--resolve", f"{name}.localhost:{door.tls_port}:127.0.0.1"]
+            argv += ["-o", "/dev/null", "-w", "%{http_code} %{http_version}\\n", url]
+        said: list[bytes] = []
+
+        async def ask() -> None:
+            said.append(await _output(argv))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            with anyio.fail_after(10):
+                while parse_refused(await door.ask(SHOW_REFUSED)) != {"no_connections": 10}:
+                    await anyio.sleep(0.05)
+            for name in names:
+                cell_released[name].set()
+        assert Counter(said[0].decode().splitlines()) == {"200 2": 10, "503 2": 10}
 
 
 CLOSE = b"Connection: close\r\n\r\n"

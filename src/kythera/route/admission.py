@@ -29,7 +29,9 @@ REFUSALS = {CONNECTIONS: 503, PER_CLIENT: 429, HEAD: 431, URL: 414, BODY: 413}
 """What the door itself refuses, with the status."""
 CLOSING = (CONNECTIONS, PER_CLIENT)
 """Refusals that end the connection, since it is the connection that is too many."""
-REASONS_MAX = 100_000
+COUNTED = f"  http-request track-sc1 be_name table {REFUSED}"
+"""A row is kept for each slot that ever refused."""
+ROWS_MAX = 100_000
 BUFFER_BYTES_MIN = 16_384
 CLIENT_REST_S = 10
 MAPPED = "::ffff:0:0/96"
@@ -109,8 +111,8 @@ def request_rules(limits: Limits, room: Room, *, shared: bool) -> Iterator[str]:
     )  # Load balancers are answered also by a door that is full.
     if shared:
         http2 = "{ var(sess.protocol) -m end 2 }"
-        yield f"  http-request track-sc2 str({STREAMS}) table {STREAMS} if {http2}"
-        full = f"{{ sc2_conn_cur({STREAMS}) gt {room.visitors} }}"
+        yield f"  http-request track-sc0 str({STREAMS}) table {STREAMS} if {http2}"
+        full = f"{{ sc0_conn_cur({STREAMS}) gt {room.visitors} }}"
         yield f"{rule} str({NO}{CONNECTIONS}) if {http2} {full}"
     yield f"{rule} str({NO}{BODY}) if {{ req.body_size gt {limits.request_body_bytes_max} }}"
     yield f"{rule} str({NO}{URL}) if {{ url -m len gt {limits.url_bytes_max} }}"
@@ -126,13 +128,17 @@ def queue_rules(limits: Limits, room: Room) -> Iterator[str]:
     """What a worker's backend looks at: requests inside its cells, and on the way to them."""
     usual = usual_queue(limits, room)
     yield f"  http-request set-var(txn.most) be_name,map_str_int({QUEUES}.map,{usual})"
-    yield from _queue("be_conn,sub(txn.most) le 0")
+    yield "  http-request allow if { be_conn,sub(txn.most) le 0 }"
+    yield COUNTED
+    yield from _full()
 
 
 def far_queue_rules(limits: Limits, room: Room) -> Iterator[str]:
-    """The same on the way to other machines, for a backend that counts workers by sc0: who hangs
-    there must not fill the door here. They know how long a queue of a worker's own may be."""
-    yield from _queue(f"sc0_conn_cur le {usual_queue(limits, room)}")
+    """The same on the way to other machines, for a backend whose own table counts workers by sc1: who
+    hangs there must not fill the door here. They know how long a queue of a worker's own may be."""
+    yield f"  http-request allow if {{ sc1_conn_cur le {usual_queue(limits, room)} }}"
+    yield "  http-request sc-inc-gpc0(1)"
+    yield from _full()
 
 
 def usual_queue(limits: Limits, room: Room) -> int:
@@ -140,25 +146,22 @@ def usual_queue(limits: Limits, room: Room) -> int:
     return min(limits.queue_requests, room.queue)
 
 
-def _queue(fits: str) -> Iterator[str]:
-    yield f"  http-request allow if {{ {fits} }}"
-    yield from _counted()
+def _full() -> Iterator[str]:
+    # What failed is told line by line to who explains failures: a flood must not drown it.
+    yield "  http-request set-log-level silent"
     yield f"  http-request return status {QUEUE_STATUS} default-errorfiles"
 
 
 def refusing_backends(limits: Limits, *, shared: bool) -> Iterator[str]:
     """The tables, and a backend for each refusal of the door's own."""
     yield f"backend {REFUSED}"
-    yield f"  stick-table type string len 64 size {REASONS_MAX} store conn_cnt"
+    yield f"  stick-table type string len 64 size {ROWS_MAX} store conn_cnt"
     if shared:
         yield f"backend {STREAMS}"
         yield "  stick-table type string len 16 size 16 store conn_cur"
     for reason, status in REFUSALS.items():
         yield f"backend {NO}{reason}"
-        yield from _counted()
+        yield COUNTED
+        yield "  http-request set-log-level silent"
         closing = " hdr Connection close" if reason in CLOSING else ""
         yield f"  http-request return status {status} {answer(reason, limits)}{closing}"
-
-
-def _counted() -> Iterator[str]:
-    yield f"  http-request track-sc1 be_name table {REFUSED}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from kythera.model.catalog import Name
 from kythera.model.limits import Limits
 from kythera.route.refusals import (
+    SHOW_FAR,
     SHOW_FRONTENDS,
     SHOW_REFUSED,
     SHOW_VIOLATIONS,
@@ -80,4 +81,5 @@ async def _read(ask: Ask) -> Reading:
         violations = parse_violations(await ask(SHOW_VIOLATIONS))
         heads = parse_heads(await ask(SHOW_FRONTENDS))
     answers = failed_answers(parse_servers(await ask(SHOW_SERVERS)))
-    return Reading(parse_refused(await ask(SHOW_REFUSED)), heads, violations, answers)
+    tables = "\n".join([await ask(command) for command in (SHOW_REFUSED, *SHOW_FAR)])
+    return Reading(parse_refused(tables), heads, violations, answers)

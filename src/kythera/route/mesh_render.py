@@ -273,9 +273,9 @@ def _home(
     yield from _way(HOME, limits, limits.peer_connect_ms)
     yield (
         f"  stick-table type string len {WORKER_BYTES_MAX} size {HOME_WORKERS_MAX} "
-        f"expire {COUNT_S}s store http_req_rate({round(limits.rare_window_s * 1000)}ms),conn_cur"
+        f"expire {COUNT_S}s store http_req_rate({round(limits.rare_window_s * 1000)}ms),conn_cur,gpc0"
     )
-    yield "  http-request track-sc0 var(txn.worker)"
+    yield "  http-request track-sc1 var(txn.worker)"
     yield from queue
     for peer in plan.peers:
         if peer.same_site:
@@ -294,9 +294,9 @@ def _away(
     yield from _way(AWAY, limits, connect_ms)
     yield (
         f"  stick-table type string len {WORKER_BYTES_MAX} size {HOME_WORKERS_MAX} "
-        f"expire {COUNT_S}s store conn_cur"
+        f"expire {COUNT_S}s store conn_cur,gpc0"
     )
-    yield "  http-request track-sc0 var(txn.worker)"
+    yield "  http-request track-sc1 var(txn.worker)"
     yield from queue
     for peer in plan.peers:
         yield _peer(peer, mesh, limits) + ("" if peer.same_site else " backup")

@@ -13,19 +13,22 @@ from dataclasses import dataclass
 
 from kythera.model.catalog import Name
 from kythera.route.admission import NO, REFUSALS, REFUSED
+from kythera.route.plan import AWAY, HOME
 from kythera.route.runtime import ServerRow
 
 NOBODY = 999_999_999
 """A number no section has: HAProxy then tells of its violations nothing but how many there were."""
 DOOR = "door"
 SHOW_REFUSED = f"show table {REFUSED}"
+SHOW_FAR = (f"show table {HOME}", f"show table {AWAY}")
+"""Queues of workers that other machines serve; there are no such tables on a machine alone."""
 SHOW_FRONTENDS = "show stat -1 1 -1"
 SHOW_VIOLATIONS = f"show errors {NOBODY}"
 QUEUE, BAD_HEAD, SLOW_HEAD = "queue", "head_not_understood", "slow_head"
 ANSWER = "answer_not_understood"
 SLOW_BODY, SLOW_READER, LONG_BODY = "slow_body", "slow_reader", "body_too_large"
 REASONS = (*REFUSALS, QUEUE, BAD_HEAD, SLOW_HEAD, ANSWER, SLOW_BODY, SLOW_READER)
-_ROW = re.compile(r"key=(\S+) .*?conn_cnt=(\d+)")
+_ROW = re.compile(r"key=(\S+) .*?(?:conn_cnt|gpc0)=(\d+)")
 _VIOLATIONS = re.compile(r"^Total events captured on .* : (\d+)", re.MULTILINE)
 
 
@@ -34,7 +37,7 @@ class Reading:
     """One process's counters."""
 
     table: Mapping[str, int]
-    """Rows of `refused`: a backend's name and how often it refused."""
+    """How often was refused: by backend, and by `account/worker` on the way to other machines."""
     heads: int
     """Heads that were not understood, or came too slowly."""
     violations: int
@@ -45,8 +48,11 @@ class Reading:
 
 
 def parse_refused(text: str) -> dict[str, int]:
-    """Read `show table refused`."""
-    return {match[1]: int(match[2]) for match in _ROW.finditer(text)}
+    """Read the tables that count refusals; of a key that is in several, the sum."""
+    found: dict[str, int] = {}
+    for match in _ROW.finditer(text):
+        found[match[1]] = found.get(match[1], 0) + int(match[2])
+    return found
 
 
 def parse_heads(text: str) -> int:
@@ -95,7 +101,9 @@ class Refusals:
                 self._total[reason] += new
                 continue
             self._total[QUEUE] += new
-            if new and (name := owner(key)) is not None:
+            account, _, worker = key.partition("/")
+            name = (account, worker) if worker else owner(key)
+            if new and name is not None:
                 self.queues[name] = self.queues.get(name, 0) + new
         self._take_sums(readings)
 
