@@ -135,6 +135,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     certificate_life_s: float = 30 * 86_400.0
     certificate_renew_share: float = 0.5
     """A machine's certificate is renewed when this part of its life has passed."""
+    key_absent_s: float = 60.0
+    """A new key for secrets is used without machines that were away for this long; they get it
+    when they come back, and the old one is kept until then."""
     heartbeat_ms: int = 1_000
     source_silent_ms_max: int = 3_000
     """A relay or core machine that says nothing for this long is left for another."""

@@ -19,7 +19,7 @@ from typing import Any
 import anyio
 import structlog
 
-from kythera.deploy.seal import Sealer
+from kythera.deploy.keyring import Keyring
 from kythera.distribute.authority import found
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.copy import Copy
@@ -30,6 +30,7 @@ from kythera.distribute.promotion import Mover
 from kythera.distribute.served import Served
 from kythera.ground.clock import SystemClock
 from kythera.ground.journal import configure
+from kythera.ground.key_files import key_files
 from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
 from kythera.model.errors import KytheraError, SetupError
@@ -148,7 +149,7 @@ async def run(layout: Layout) -> None:
             platform=platform,
             workerd=workerd,
             blobs=blobs,
-            sealer=Sealer.load(layout.secrets_key),
+            sealer=Keyring(key_files(layout, platform)),
             egress=egress.door,
         )
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)

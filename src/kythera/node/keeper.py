@@ -137,6 +137,7 @@ class Keeper:
             if options.https
             else "",
             tls_certificates=options.tls_certificates,
+            secrets_key=options.secrets_key,
             api=door("api", options.api, before.api if before else ""),
             egress_allow=options.egress_allow,
             isolation=probed(layout, options.limits, strict=options.strict),
@@ -146,7 +147,7 @@ class Keeper:
             self._platform = enrol(layout, self._options, self._platform)
         self._sockets.open_private("tail", layout.tail_socket, 0o666)
         self._sockets.open_private("peers", layout.mesh_socket)
-        prepare_secrets(layout, SystemChance())
+        prepare_secrets(layout, SystemChance(), self._platform.secrets_key)
         write_platform(layout, self._platform)
 
     def _start_programs(self) -> None:
