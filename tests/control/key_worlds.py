@@ -38,7 +38,9 @@ from kythera.model.records import Core, Heartbeat, Machine, Sealing, Version, Wo
 from tests.control.fleets import FakeMesh, Network
 from tests.control.world import ACCOUNT, Trial, World
 
-LIMITS = Limits(append_ms=30, read_your_writes_ms=30, peer_answer_ms=200, key_absent_s=0.0)
+LIMITS = Limits(
+    append_ms=30, read_your_writes_ms=30, peer_answer_ms=200, key_absent_s=0.0, unfinished_ms=20
+)
 FIRST = bytes(range(32))
 SETTLE_ROUNDS_MAX = 400
 Decide = Callable[..., Step]

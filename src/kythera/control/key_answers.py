@@ -88,6 +88,8 @@ async def _ask(services: Services, machine: Machine) -> Held:
             if response.status_code in NOT_FOUND:
                 return Held(able=False)
             return _as_held(read_answer(response, KeysHeld))
+        except Refusal:
+            return Held()  # its copy does not know this machine yet: it is there
         except KytheraError:
             return SILENT
     return SILENT

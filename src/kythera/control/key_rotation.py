@@ -194,15 +194,15 @@ class KeyTender:
 
     async def _advance(self) -> None:
         services = self.services
-        at = services.store.applied_seq()
         catalog = services.store.catalog()
         sealing = catalog.sealing()
         assert sealing is not None, "seen before"
         others = self._sealed_otherwise(catalog, sealing)
-        if others:
+        if others or sealing.wanted:
             self.clean_seq = None
         elif self.clean_seq is None:
-            self.clean_seq = at
+            # The very records that were looked through: who reads as far seals with the new key.
+            self.clean_seq = services.store.read_seq()
         if sealing.wanted != self.wanted:
             self.wanted, self.wanted_since = sealing.wanted, anyio.current_time()
         under_way = bool(sealing.wanted or sealing.retiring)

@@ -287,6 +287,10 @@ class Store:
         self._standing = [s for s in self._standing if s.until is None or s.until > now]
         return min([self.applied_seq(), *(standing.seq for standing in self._standing)])
 
+    def read_seq(self) -> int:
+        """Return the sequence up to which `catalog` showed everything, when it was last asked."""
+        return self._seen
+
     def shown(self, key: str) -> Record | None:
         """Return a record as `catalog` last showed it. May be called in any thread."""
         return self._catalog.records.get(key)

@@ -98,6 +98,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     # Records
     record_bytes_max: int = 512 * 1024
     read_your_writes_ms: int = 8_000
+    unfinished_ms: int = 1_000
+    """How long an upload waits for one that has begun elsewhere, and may have died."""
     append_ms: int = 20_000
     """A fleet elects a new leader of its log within 8 s; writers wait meanwhile."""
     served_ms: int = 3_000
@@ -135,7 +137,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     certificate_life_s: float = 30 * 86_400.0
     certificate_renew_share: float = 0.5
     """A machine's certificate is renewed when this part of its life has passed."""
-    key_absent_s: float = 60.0
+    key_absent_s: float = 20.0
     """A new key for secrets is used without machines that were away for this long; they get it
     when they come back, and the old one is kept until then."""
     heartbeat_ms: int = 1_000
