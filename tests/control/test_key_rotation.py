@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 
 from kythera.control.key_rotation import rotate
 from kythera.deploy.resealing import Held, Step, next_step
+from kythera.deploy.versions import secrets_of
 from kythera.model.envelope import key_id
 from kythera.model.errors import KytheraError, Refusal
 from kythera.model.records import Sealing
 from tests.control.key_worlds import FIRST, Decide, Hosts
+from tests.control.world import ACCOUNT
 
 pytestmark = pytest.mark.anyio
 STEPS = 60
@@ -202,6 +204,26 @@ async def test_a_key_made_here_is_refused_while_an_operator_gives_one_elsewhere(
     with pytest.raises(KytheraError, match="given by the operator") as caught:
         await rotate(hosts.all["a"].services)
     assert "rotate on b" in caught.value.remedy
+
+
+async def test_a_rollback_knows_a_secret_again_that_was_sealed_anew(tmp_path: Path) -> None:
+    """Two versions with one secret have one secret after two rotations; another one is told."""
+    hosts = Hosts(tmp_path, "a")
+    await hosts.begin("a")
+    async with anyio.create_task_group() as tasks:
+        for text in ("first", "second"):
+            hosts.start_put(tasks, "a", "one", text).go_on.set()
+            await hosts.puts[-1].ended.wait()
+    marks = [secrets_of(version) for version in hosts.catalog().versions(ACCOUNT, "one")]
+    for _ in range(2):
+        await hosts.all["a"].rotate()
+        for _ in range(8):
+            await hosts.all["a"].tend()
+    after = hosts.catalog().versions(ACCOUNT, "one")
+    assert [secrets_of(version) for version in after] == marks
+    assert marks[0]["S0"] == marks[1]["S0"] != marks[0]["S1"]
+    sealed = [binding.fields["sealed"] for version in after for binding in version.bindings]
+    assert len(set(sealed)) == len(sealed) == 3
 
 
 def held() -> st.SearchStrategy[Held]:

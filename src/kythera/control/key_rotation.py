@@ -24,7 +24,7 @@ from kythera.distribute.archive import is_restoring
 from kythera.ground.clock import iso
 from kythera.ground.key_files import make_key
 from kythera.model.catalog import Catalog
-from kythera.model.envelope import key_id
+from kythera.model.envelope import key_id, mark_of
 from kythera.model.errors import Conflict, KytheraError, Refusal, StoreUnavailable
 from kythera.model.records import Binding, Sealing, Version
 
@@ -302,7 +302,7 @@ def _resealed(binding: Binding, place: str, keyring: Keyring) -> Binding:
     if binding.type != "secret_text":
         return binding
     text = keyring.open(binding.fields["sealed"], place)
-    fields = {**binding.fields, "sealed": keyring.seal(text, place)}
+    fields = {"mark": mark_of(binding.fields), "sealed": keyring.seal(text, place)}
     return msgspec.structs.replace(binding, fields=fields)
 
 

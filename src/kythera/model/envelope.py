@@ -7,6 +7,7 @@ key of 256 random bits.
 import base64
 import binascii
 import hashlib
+from collections.abc import Mapping
 
 from kythera.model.records import Version
 
@@ -37,6 +38,12 @@ def sealed_with(sealed: str) -> str:
     """Return the id of the key that an envelope was sealed with; empty when it is damaged."""
     envelope = unpacked(sealed)
     return "" if envelope is None else envelope[1 : 1 + KEY_ID_BYTES].hex()
+
+
+def mark_of(fields: Mapping[str, str]) -> str:
+    """Return what is equal in two versions that have one secret as it was set once, and stays so when
+    it is sealed anew; it follows from the first envelope."""
+    return fields.get("mark") or hashlib.sha256(fields["sealed"].encode()).hexdigest()[:32]
 
 
 def keys_used(version: Version) -> set[str]:

@@ -90,7 +90,8 @@ MODULE_TYPES = ("esm", "service_worker", "cjs", "text", "data", "wasm", "json", 
 
 class Binding(Struct, frozen=True, kw_only=True):
     """A capability of a version. `fields` holds the type's own keys; a secret's text is never
-    here but as `{"sealed": "<base64 of the AES-GCM envelope>"}`."""
+    here but as `{"sealed": "<base64 of the AES-GCM envelope>"}`, with a `mark` that
+    stays when it is sealed anew."""
 
     name: str
     type: str

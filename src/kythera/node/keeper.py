@@ -103,8 +103,10 @@ class Keeper:
         self._exit_code = 0
         self._programs: dict[str, Program] = {}
 
-    def _raise_descriptor_limit(self) -> None:
-        """A thousand idle workers are a thousand sockets; children inherit the limit."""
+    def _set_own_limits(self) -> None:
+        """A thousand idle workers are a thousand sockets, and what holds keys and secrets in memory
+        leaves no core file; children inherit both."""
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -113,7 +115,7 @@ class Keeper:
         """Prepare the state folder and listen. Raises SetupError.
 
         `patient` waits for what a killed platform may not have let go of yet."""
-        self._raise_descriptor_limit()
+        self._set_own_limits()
         layout = self._layout
         self._sockets.adopt(systemd.inherited(os.environ))
         before = previous_platform(layout)
