@@ -12,6 +12,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     # Cells
     idle_stop_s: float = 60.0
     """A cell without a request for this long is stopped; its socket stays."""
+    restart_s: float = 86_400.0
+    """How long a cell runs before it is replaced, on average: half to one and a half times this; 0:
+    for ever."""
     start_ms: int = 10_000
     """A cell that is not ready by then is killed and counts as crashed."""
     drain_ms: int = 30_000
