@@ -155,7 +155,7 @@ class RunningPlatform(Doors):
 
 
 COMMAND = (sys.executable, "-m", "kythera.cli")
-GROUPS = ("api-token", "fleet", "machine", "secret", "token", "versions", "worker")
+GROUPS = ("api-token", "fleet", "key", "machine", "secret", "token", "versions", "worker")
 """Commands whose second word is the command itself."""
 
 

@@ -48,6 +48,7 @@ Commands:
   worker     List and delete workers.
   versions   List a worker's versions.
   secret     Set, list and delete a worker's secrets.
+  key        Change the key that seals secrets.
   wrangler   Run wrangler against this platform.
   env        Print the environment that wrangler needs.
   backup     Write everything to one file.

@@ -25,6 +25,7 @@ CHOSEN = {
     "machine": "here",
     "join": "",
     "tls_certificates": None,
+    "secrets_key": None,
     "egress_allow": ("10.0.0.0/8",),
     "require_isolation": "strict",
     "limits": ("idle_stop_s=1.5", "modules_max=3"),

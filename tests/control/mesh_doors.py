@@ -25,7 +25,7 @@ from kythera.model.records import Machine
 from tests.control.fleets import Machines, Member
 from tests.distribute.identities import DAY_S, Authority, door_context
 
-SECRETS_KEY = b"c2VjcmV0cw=="
+SECRETS_KEY = b"c2VhbHNzZWFsc3NlYWxzc2VhbHNzZWFsc3NlYWxzZWE="
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from kythera.control.services import OpenSecret, ReadBlob, Services
 from kythera.control.store import Store, put
 from kythera.control.tail_hub import TailHub
 from kythera.control.wrong_tokens import WrongTokens
-from kythera.deploy.assets import digest_of, session_key
+from kythera.deploy.assets import digest_of
 from kythera.deploy.seal import Sealer
 from kythera.distribute.copy import Changes
 from kythera.distribute.memory_log import MemoryLog
@@ -168,7 +168,7 @@ class World:
             ),
             blobs=self.blobs,
             seals=Sealer(bytes(32)),
-            session_key=session_key(bytes(32)),
+            session_key=bytes(32),
             try_version=self.workshop.try_version,
             asset_index=AssetIndex(folder / "asset-hashes", self.blobs),
             tails=TailHub(limits, self.clock, chance),

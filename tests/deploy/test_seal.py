@@ -1,14 +1,14 @@
 """Sealed secrets: they open with the right key in the right place, and otherwise say nothing."""
 
 import base64
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kythera.deploy.seal import HEAD_BYTES, Sealer
-from kythera.model.errors import KytheraError, SetupError
+from kythera.deploy.seal import Sealer
+from kythera.model.envelope import HEAD_BYTES
+from kythera.model.errors import KytheraError
 
 KEY = bytes(range(32))
 OTHER = bytes(range(1, 33))
@@ -76,36 +76,6 @@ def test_garbage_does_not_open(garbage: str) -> None:
     """Not base64, not ASCII, not ours."""
     with pytest.raises(KytheraError):
         Sealer(KEY).open(garbage, PLACE)
-
-
-def test_the_key_file_is_read(tmp_path: Path) -> None:
-    """Base64 with a line end, 0600; what one sealer sealed the other opens."""
-    path = tmp_path / "secrets.key"
-    path.write_bytes(base64.b64encode(KEY) + b"\n")
-    path.chmod(0o600)
-    assert Sealer.load(path).open(Sealer(KEY).seal(SECRET, PLACE), PLACE) == SECRET
-
-
-@pytest.mark.parametrize(
-    ("content", "mode", "says"),
-    [
-        (None, 0o600, "cannot be read"),
-        (base64.b64encode(KEY), 0o644, "read by others"),
-        (b"!!!", 0o600, "not base64"),
-        (base64.b64encode(KEY[:16]), 0o600, "has 16 bytes"),
-    ],
-)
-def test_a_bad_key_file_is_told_without_its_content(
-    tmp_path: Path, content: bytes | None, mode: int, says: str
-) -> None:
-    """Missing, open to others, garbage, too short: each has its sentence."""
-    path = tmp_path / "secrets.key"
-    if content is not None:
-        path.write_bytes(content)
-        path.chmod(mode)
-    with pytest.raises(SetupError, match=says) as caught:
-        Sealer.load(path)
-    assert base64.b64encode(KEY).decode()[:20] not in str(caught.value)
 
 
 def test_a_sealer_does_not_show_its_key() -> None:

@@ -1,5 +1,6 @@
 """A backup is whole or refused, and what it restores is what was saved."""
 
+import base64
 import io
 import stat
 import tarfile
@@ -12,10 +13,13 @@ from kythera.distribute.archive import PENDING, back_up, kept, pending, restore
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.copy import Copy
 from kythera.distribute.log import Entry
+from kythera.ground.files import write_private
 from kythera.ground.layout import Layout
 from kythera.model.errors import KytheraError
 from kythera.model.platform import Platform
 from kythera.model.records import Assets, Module, Version, encode
+
+KEY = base64.b64encode(bytes(32))
 
 
 @pytest.fixture
@@ -24,7 +28,7 @@ def platform(tmp_path: Path) -> Layout:
     layout = Layout(tmp_path / "state")
     layout.state.mkdir()
     layout.token.write_text("the token")
-    layout.secrets_key.write_text("the key")
+    write_private(layout.secrets_key, KEY)
     settings = Platform(account_id="a" * 32, machine="m1", domain="example.org")
     layout.platform.write_bytes(msgspec.json.encode(settings))
     Blobs(layout.blobs).put(b"code")
@@ -50,7 +54,7 @@ def test_what_is_restored_is_what_was_saved(platform: Layout, tmp_path: Path) ->
     restore(file, again)
     assert pending(again) == [("worker.a.one", b"1"), ("worker.a.three", b"3")]
     assert again.token.read_text() == "the token"
-    assert again.secrets_key.read_text() == "the key"
+    assert again.secrets_key.read_bytes() == KEY
     read = again.read_platform()
     assert (read.account_id, read.domain) == ("a" * 32, "example.org")
     (digest,) = Blobs(again.blobs).digests()

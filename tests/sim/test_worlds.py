@@ -8,7 +8,7 @@ from kythera.sim.world import Violation, World
 
 WORLDS = 500
 WORLDS_A_TEST = 50
-SEEDS_UNTIL_FOUND_MAX = 100
+SEEDS_UNTIL_FOUND_MAX = 300
 
 
 @pytest.mark.parametrize("first", range(0, WORLDS, WORLDS_A_TEST))

@@ -7,6 +7,11 @@ import msgspec
 
 from kythera.cli.command import Here, with_here
 
+KEYS_IN = "It holds the API token and the key of all secrets: keep it as you keep those."
+KEYS_GIVEN = (
+    "It holds the API token, and not the keys of the secrets, which you give: keep those too, and "
+    "name them when you start what is restored: kythera up --secrets-key FILE."
+)
 FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 
 
@@ -28,7 +33,7 @@ def backup(here: Here, file: Path, *, partial: bool) -> None:
     text = (
         f"{file}: {about.records} records as of {about.seq}, {about.blobs} blobs.\n"
         f"{lacks if about.blobs_missing else ''}"
-        "It holds the API token and the key of all secrets: keep it as you keep those."
+        f"{KEYS_GIVEN if about.keys_given else KEYS_IN}"
     )
     here.show({"file": str(file), **msgspec.to_builtins(about)}, text)
 

@@ -209,7 +209,8 @@ def isolation() -> Verdict:
 
 def private_files(layout: Layout) -> Verdict:
     """Token and key are for their owner alone."""
-    loose = [p.name for p in (layout.token, layout.secrets_key) if p.stat().st_mode & 0o077]
+    found = [path for path in (layout.token, layout.secrets_key) if path.exists()]
+    loose = [path.name for path in found if path.stat().st_mode & 0o077]
     if loose:
         names = " and ".join(loose)
         return Verdict("private files", "fail", f"others may read {names}.", f"chmod 600 {names}")

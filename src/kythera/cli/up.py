@@ -76,6 +76,13 @@ def _near(name: str, known: set[str]) -> str:
     "  [default: 127.0.0.1:0, which only machines on this host can reach].",
 )
 @click.option("--advertise", default="", metavar="HOST:PORT", help="What they dial instead.")
+@click.option(
+    "--secrets-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The keys that seal secrets, 0600, one a line, instead of one in the state folder"
+    "  [default: as at the last start].",
+)
 @click.option("--machine", default="", help="This machine's name  [default: its hostname].")
 @click.option(
     "--egress-allow",
@@ -96,7 +103,7 @@ def _near(name: str, known: set[str]) -> str:
 def up(here: Here, **chosen: Any) -> int:
     """Start the platform on this machine; Ctrl-C stops it.
 
-    Name, site, region, world and mesh address are remembered from start to start.
+    Name, site, region, world, mesh address and --secrets-key are remembered from start to start.
     With --json the first line on stdout is the event `ready`; logs go to stderr.
     """
     options = resolve(here, chosen)
@@ -112,6 +119,7 @@ def resolve(here: Here, chosen: dict[str, Any]) -> "UpOptions":
     from kythera.node.up_options import UpOptions
 
     certificates = chosen["tls_certificates"]
+    given_keys = chosen["secrets_key"]
     https = chosen["https"] or (HTTPS_ADDRESS if certificates is not None else "")
     return UpOptions(
         state=here.layout.state.absolute(),
@@ -127,6 +135,7 @@ def resolve(here: Here, chosen: dict[str, Any]) -> "UpOptions":
         advertise=chosen["advertise"],
         machine=chosen["machine"],
         tls_certificates=str(certificates.absolute()) if certificates is not None else "",
+        secrets_key=str(given_keys.absolute()) if given_keys is not None else "",
         egress_allow=("public", *chosen["egress_allow"]),
         strict=chosen["require_isolation"] == "strict",
         json=here.json,

@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from kythera.control import (
+    key_answers,
     machines_core,
     peers_blobs,
     peers_events,
@@ -36,5 +37,6 @@ def routes() -> list[Route]:
         *peers_blobs.routes(),
         *peers_records.routes(),
         *peers_join.routes(),
+        *key_answers.peer_routes(),
         *machines_core.peer_routes(),
     ]

@@ -43,6 +43,8 @@ from kythera.distribute.invitation import (
     RenewRequest,
 )
 from kythera.ground.clock import iso
+from kythera.ground.key_files import key_files, render
+from kythera.ground.shared_secrets import shared_text
 from kythera.model.errors import Refusal, StoreUnavailable
 from kythera.model.records import Token
 
@@ -95,7 +97,8 @@ def _welcome(services: Services, asked: JoinRequest) -> JoinAnswer:
     return JoinAnswer(
         certificate=_certificate(services, asked.name, asked.csr),
         ca=layout.ca_certificate.read_text(),
-        secrets_key=layout.secrets_key.read_text().strip(),
+        secrets_key=render(key_files(layout, services.platform).read()),
+        shared=shared_text(layout),
         api_token=services.token,
         account_id=services.account,
         domain=services.platform.domain,

@@ -28,6 +28,7 @@ from kythera.model.errors import Refusal, StoreUnavailable
 from kythera.model.names import is_worker_name
 from kythera.model.records import Deployment, Split, Version, Worker
 
+POLL_MS = 10
 Drafting = Callable[[Origin], Draft]
 
 
@@ -69,6 +70,7 @@ async def publish(
     was overtaken is not overtaken again for its slowness."""
 
     async def attempt() -> Published:
+        await _finished(services, name)
         catalog = services.store.catalog()
         guard = services.store.guard_of(f"worker.{account}.{name}")
         if not create:
@@ -90,6 +92,26 @@ async def publish(
     published = await services.store.settled(f"worker {name}", attempt)
     await let_go(services, name)
     return published
+
+
+async def _finished(services: Services, name: str) -> None:
+    """Wait, but not for ever, until what somebody else has begun to write of this worker is here.
+
+    The worker's record comes before the version it counts: what is made from between the two would
+    lack what that version brings, a secret for example. A writer who died there is not waited for."""
+    store = services.store
+    if _is_finished(store.catalog(), services.account, name):
+        return
+    await store.caught_up(await store.newest())
+    with anyio.move_on_after(services.platform.limits.unfinished_ms / 1000):
+        while not _is_finished(store.catalog(), services.account, name):
+            await anyio.sleep(POLL_MS / 1000)
+
+
+def _is_finished(catalog: Catalog, account: str, name: str) -> bool:
+    worker, versions = catalog.worker(account, name), catalog.versions(account, name)
+    made = worker.versions_made if worker is not None else 0
+    return made == 0 or (bool(versions) and versions[0].number >= made)
 
 
 async def _tried(services: Services, draft: Draft, proven: dict[str, Tried]) -> Draft:

@@ -129,6 +129,8 @@ NEEDS: dict[str, dict[str, Need]] = {
         "DELETE": _rule("remove machine"),
     },
     f"{KYTHERA}/core": {"GET": INSPECT, "PATCH": _rule("move the log")},
+    f"{KYTHERA}/keys": {"GET": INSPECT},
+    f"{KYTHERA}/keys/rotate": {"POST": _rule("rotate secrets' key")},
     f"{KYTHERA}/tokens": {"GET": RULE, "POST": _rule("make join token")},
     f"{KYTHERA}/tokens/{{token}}": {"DELETE": _rule("revoke join token")},
     # Who may call, and what was changed

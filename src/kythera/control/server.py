@@ -29,6 +29,7 @@ from kythera.control.copies import LateCopy
 from kythera.control.fleet import Fleet
 from kythera.control.fleet_status import keep_looking
 from kythera.control.incidents import keep_telling
+from kythera.control.key_rotation import keep_keys, sealing_key
 from kythera.control.restored import take_back
 from kythera.control.services import OpenSecret, ReadBlob, Services, Tried
 from kythera.control.store import Store, put
@@ -36,8 +37,7 @@ from kythera.control.tail_hub import TailHub
 from kythera.control.tails import keep_sweeping
 from kythera.control.unmasked import LenientWebSockets
 from kythera.control.wrong_tokens import WrongTokens
-from kythera.deploy.assets import session_key
-from kythera.deploy.seal import Sealer
+from kythera.deploy.keyring import Keyring
 from kythera.deploy.source_map import map_stack, source_maps
 from kythera.distribute import membership
 from kythera.distribute.authority import found
@@ -52,7 +52,9 @@ from kythera.distribute.served import Served
 from kythera.ground.chance import SystemChance
 from kythera.ground.clock import SystemClock
 from kythera.ground.journal import Journal, configure
+from kythera.ground.key_files import key_files
 from kythera.ground.layout import Layout
+from kythera.ground.shared_secrets import read_shared
 from kythera.ground.sockets import listen_tcp, listen_unix
 from kythera.model.catalog import Catalog
 from kythera.model.errors import Conflict, KytheraError, StoreUnavailable
@@ -111,7 +113,8 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
     limits = platform.limits
     clock, chance = SystemClock(), SystemChance()
     found(layout, platform.machine, clock, limits.certificate_life_s)
-    sealer = Sealer.load(layout.secrets_key)
+    shared = read_shared(layout)
+    assert shared is not None, "the keeper made it"
     blobs = Blobs(layout.blobs)
     async with AsyncExitStack() as stack:
         copy = stack.enter_context(LateCopy(layout.copy))
@@ -128,6 +131,7 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
         store = Store(
             log, copy, limits, live, trail=Trail(platform.machine, log, limits, clock, journal)
         )
+        keyring = Keyring(key_files(layout, platform), partial(sealing_key, store))
         mesh = await stack.enter_async_context(MeshClient(layout, limits))
         carrier = fetcher_of(blobs, mesh, store.catalog, platform.machine, limits)
         yield Services(
@@ -135,8 +139,8 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
             token=layout.token.read_text().strip(),
             store=store,
             blobs=blobs,
-            seals=sealer,
-            session_key=session_key(layout.secrets_key.read_bytes().strip()),
+            seals=keyring,
+            session_key=bytes.fromhex(shared.uploads_key),
             try_version=partial(_try, platform),
             asset_index=AssetIndex(layout.state / ASSET_INDEX, blobs),
             tails=TailHub(limits, clock, chance),
@@ -152,6 +156,7 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
             carrier=await stack.enter_async_context(carrier),
             relay=Relay(copy, limits),
             wrong_tokens=WrongTokens(limits),
+            keyring=keyring,
         )
 
 
@@ -269,6 +274,7 @@ async def serve(layout: Layout, announce: Callable[[], None] = lambda: None) -> 
             background.start_soon(keep_belonging, services)
             if services.store.trail is not None:
                 background.start_soon(services.store.trail.keep, services.store)
+            background.start_soon(keep_keys, services)
             fleet = services.fleet
             background.start_soon(
                 fleet.relay.run, fleet.mesh, services.platform.limits, services.journal

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kythera.control.asset_index import AssetIndex
     from kythera.control.store import Store
     from kythera.control.tail_hub import TailHub
+    from kythera.deploy.keyring import Keyring
     from kythera.distribute.relay import Relay
 
 
@@ -97,6 +98,8 @@ class Services:
     relay: "Relay | None" = None
     """Serves this machine's copy to others that follow it."""
     wrong_tokens: WrongTokens = field(default_factory=lambda: WrongTokens(Limits()))
+    keyring: "Keyring | None" = None
+    """This machine's keys for secrets; `seals` is the same, where there is one."""
 
     @property
     def me(self) -> str:

@@ -6,8 +6,9 @@ the second is told (`Conflict`) and decides again on what the first one wrote; w
 for leaves an audit record (`audit`).
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import anyio
@@ -75,6 +76,15 @@ def end(key: str) -> Change:
     return Change(key, None)
 
 
+@dataclass(eq=False)
+class Standing:
+    """A change that is under way, and the sequence it read the records at, at least."""
+
+    seq: int
+    until: float | None = None
+    """Of one that failed, in AnyIO's time: until then it may still come into the log."""
+
+
 Live = Callable[[Deployment], Awaitable[object]]
 """Waits, but not for ever, until this machine's front door serves a deployment."""
 
@@ -100,6 +110,7 @@ class Store:
         self._generation = 0
         self._seen = 0
         self._locks: dict[str, anyio.Lock] = {}
+        self._standing: list[Standing] = []
 
     def catalog(self) -> Catalog:
         """Return all records, as of now. Raises StoreUnavailable while there is no copy yet."""
@@ -248,6 +259,42 @@ class Store:
             remedy="Ask `kythera status`, or send it to another machine.",
         )
 
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        """Note from which records on a change decides, for `settled_seq`."""
+        try:
+            standing = Standing(self._copy.applied_seq())
+        except StoreUnavailable:
+            yield  # there is nothing to read, so nothing will be written
+            return
+        self._standing.append(standing)
+        try:
+            yield
+        except Conflict:
+            raise  # it was not written, and never will be
+        except (StoreUnavailable, anyio.get_cancelled_exc_class()):
+            # It may still be on its way into the log.
+            standing.until = anyio.current_time() + 2 * self._limits.append_ms / 1000
+            raise
+        finally:
+            if standing.until is None:
+                self._standing.remove(standing)
+
+    def settled_seq(self) -> int:
+        """Return the sequence that all writes from now on stand on, at least: whoever decides by the
+        records sees those up to there."""
+        now = anyio.current_time()
+        self._standing = [s for s in self._standing if s.until is None or s.until > now]
+        return min([self.applied_seq(), *(standing.seq for standing in self._standing)])
+
+    def read_seq(self) -> int:
+        """Return the sequence up to which `catalog` showed everything, when it was last asked."""
+        return self._seen
+
+    def shown(self, key: str) -> Record | None:
+        """Return a record as `catalog` last showed it. May be called in any thread."""
+        return self._catalog.records.get(key)
+
     @asynccontextmanager
     async def exclusive(self, scope: str) -> AsyncIterator[None]:
         """Hold the turn of changing one thing; others of this process wait."""
@@ -264,7 +311,8 @@ class Store:
         async with self.exclusive(scope):
             for _ in range(CONFLICTS_MAX):
                 try:
-                    return await change()
+                    with self._under_way():
+                        return await change()
                 except Conflict:
                     await self.read_anew()
         raise Conflict(f"{scope} is being changed by others all the time.")

@@ -174,11 +174,6 @@ def content_type(value: str) -> str:
     return text if text.isascii() and text.isprintable() else ""
 
 
-def session_key(platform_secret: bytes) -> bytes:
-    """Derive the key of tokens from the key of secrets, so that there is one file to guard."""
-    return hmac.digest(platform_secret, b"kythera assets tokens", "sha256")
-
-
 def issue(claims: Claims, key: bytes) -> str:
     """Return the token that says `claims`."""
     signed = _text(TOKEN_HEAD) + b"." + _text(msgspec.json.encode(claims))

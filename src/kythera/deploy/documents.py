@@ -120,5 +120,20 @@ def as_number(value: Any, what: str) -> float:
 
 
 def wrong(value: Any, what: str, wanted: str) -> Refusal:
-    """Say that a value has the wrong shape."""
-    return invalid(f"{what} must be {wanted}, not {shown(value)}.")
+    """Say that a value has the wrong shape; never the value, which may be a secret."""
+    return invalid(f"{what} must be {wanted}, not {_shape(value)}.")
+
+
+def _shape(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a truth value"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "an array"
+    return "an object"

@@ -1,6 +1,6 @@
 """Versions and deployments: made, checked, shown, and let go when there are too many.
 
-Pure. A version is never rewritten; a change of secrets makes a new one. Numbers only grow. The
+Pure. A version is never rewritten, but for the envelopes of its secrets when the key changes; a change of secrets makes a new one. Numbers only grow. The
 deployment with the highest number holds, and none of its versions is ever pruned.
 """
 
@@ -15,6 +15,7 @@ from kythera.deploy.documents import as_list, as_number, as_object, as_text, sho
 from kythera.deploy.refusals import invalid, version_absent
 from kythera.deploy.settings import annotations, runtime, worker_settings
 from kythera.deploy.upload import Draft, etag
+from kythera.model.envelope import mark_of
 from kythera.model.errors import Refusal
 from kythera.model.limits import Limits
 from kythera.model.records import Binding, Deployment, Split, Version
@@ -182,8 +183,8 @@ def _refuse_changed_secrets(
 
 
 def secrets_of(version: Version) -> dict[str, str]:
-    """Return a version's secrets, sealed, by name."""
-    return {b.name: b.fields["sealed"] for b in version.bindings if b.type == "secret_text"}
+    """Return what tells a version's secrets from others, by name."""
+    return {b.name: mark_of(b.fields) for b in version.bindings if b.type == "secret_text"}
 
 
 def is_fully_deployed(version: Version, current: Deployment | None) -> bool:

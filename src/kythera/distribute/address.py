@@ -2,8 +2,6 @@
 writes, on others through their mesh door; and the password that all machines of a fleet know.
 """
 
-import hashlib
-import hmac
 from pathlib import Path
 
 import anyio
@@ -12,13 +10,12 @@ from msgspec import Struct
 
 from kythera.ground.files import write_private
 from kythera.ground.layout import Layout
+from kythera.ground.shared_secrets import read_shared
 from kythera.model.errors import StoreUnavailable
 
 POLL_MS = 20
 USER = "kythera"
 WATCHER = "watcher"
-PURPOSE = b"kythera log password 1"
-PASSWORD_DIGITS = 40
 
 
 class LogAddress(Struct, frozen=True, kw_only=True):
@@ -41,13 +38,10 @@ class LogAddress(Struct, frozen=True, kw_only=True):
 def fleet_password(layout: Layout) -> str | None:
     """Return the log's password, which every machine of the fleet can tell without being told.
 
-    HMAC-SHA256 over PURPOSE with the fleet's key for secrets, 40 hexadecimal digits: who has that
-    key may read all anyway. None while there is no key (a server on its own, in tests)."""
-    try:
-        key = layout.secrets_key.read_bytes().strip()
-    except FileNotFoundError:
-        return None
-    return hmac.new(key, PURPOSE, hashlib.sha256).hexdigest()[:PASSWORD_DIGITS]
+    HMAC-SHA256 with the fleet's first key for secrets, 40 hexadecimal digits. None while there is
+    neither key nor password (a server on its own, in tests)."""
+    shared = read_shared(layout)
+    return None if shared is None else shared.log_password
 
 
 def mesh_log_address(peer: str, address: str, password: str) -> LogAddress:

@@ -7,7 +7,7 @@ short, or with a byte changed, is refused before anything is written.
 Refuses: to be less than everything unless it is told to; a folder that holds a platform already; an archive of another format; a blob that is not
 what its name says.
 
-The file holds the API token and the key of all secrets: it is made readable by its owner alone.
+The file holds the API token and the keys of all secrets (unless the operator gives them): it is made readable by its owner alone.
 """
 
 import hashlib
@@ -26,8 +26,10 @@ from kythera.distribute.copy import Copy
 from kythera.distribute.files import named_blobs, read_manifest
 from kythera.distribute.log import Entry
 from kythera.ground.files import write_private
+from kythera.ground.key_files import key_files, render
 from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
+from kythera.model.envelope import key_id, keys_used
 from kythera.model.errors import KytheraError, StoreUnavailable
 from kythera.model.names import DIGEST
 
@@ -53,6 +55,8 @@ class About(Struct, frozen=True, kw_only=True):
     records_digest: str
     blobs_missing: int = 0
     """Of those that versions refer to: they were not on the machine that was asked."""
+    keys_given: bool = False
+    """The operator gives the keys that seal secrets: they are not in here."""
 
 
 def kept(entries: Iterable[Entry]) -> list[Entry]:
@@ -77,16 +81,37 @@ def missing_blobs(entries: Iterable[Entry], blobs: Blobs) -> set[str]:
     return {digest for digest in wanted if not blobs.has(digest)}
 
 
+def refuse_missing_keys(entries: Iterable[Entry], held: Iterable[bytes]) -> None:
+    """Raise KytheraError when a secret is sealed with a key that is not held."""
+    catalog, ids = Catalog(), {key_id(key) for key in held}
+    for entry in entries:
+        catalog.apply(entry.key, entry.value)
+    lacking = {key for version in all_versions(catalog) for key in keys_used(version)} - ids
+    if lacking:
+        raise KytheraError(
+            f"Secrets are sealed with the key {', '.join(sorted(lacking))}, which this machine does"
+            " not hold.",
+            remedy="It fetches it from the others by itself (`kythera key list`): try again, or "
+            "make the backup on another machine.",
+        )
+
+
 def back_up(layout: Layout, file: Path, *, partial: bool = False) -> About:
     """Write the archive of a platform, running or not, to a new file.
 
     Raises KytheraError when the file exists, when there is no platform, and, unless `partial`, when
     not all code is on this machine."""
     platform = layout.read_platform()
+    files = key_files(layout, platform)
+    before = files.read()
     with Copy(layout.copy, readonly=True) as copy:
         entries = copy.changes_after(0)
         seq = max((entry.seq for entry in entries), default=0)
     records = msgspec.json.encode([(e.seq, e.key, e.value) for e in kept(entries)])
+    # A key may be added or dropped meanwhile; what the copy shows opens with one of before or after.
+    held = tuple(dict.fromkeys((*before, *files.read())))
+    refuse_missing_keys(entries, held)
+    own = tuple(key for key in held if key not in files.read_given())
     blobs = Blobs(layout.blobs)
     missing = missing_blobs(entries, blobs)
     if missing and not partial:
@@ -105,11 +130,13 @@ def back_up(layout: Layout, file: Path, *, partial: bool = False) -> About:
         blobs=len(digests),
         records_digest=hashlib.sha256(records).hexdigest(),
         blobs_missing=len(missing),
+        keys_given=len(own) < len(held),
     )
     with _new_file(file) as raw, tarfile.open(fileobj=raw, mode="w") as tar:
         _add(tar, ABOUT, msgspec.json.format(msgspec.json.encode(about)))
-        for path in _keys(layout):
-            _add(tar, f"keys/{path.name}", path.read_bytes())
+        _add(tar, f"keys/{layout.token.name}", layout.token.read_bytes())
+        if own:
+            _add(tar, f"keys/{layout.secrets_key.name}", render(own).encode())
         _add(tar, RECORDS, records)
         for digest in digests:
             _add(tar, f"blobs/{digest}", blobs.read(digest))
@@ -222,6 +249,11 @@ def pending(layout: Layout) -> Sequence[tuple[str, bytes]]:
     except msgspec.MsgspecError as error:
         raise StoreUnavailable(f"{layout.state / PENDING} is damaged: {error}.") from error
     return [(key, value) for _, key, value in sorted(rows)]
+
+
+def is_restoring(layout: Layout) -> bool:
+    """Tell whether a restored platform still has something to write."""
+    return (layout.state / PENDING).exists()
 
 
 def written(layout: Layout) -> None:

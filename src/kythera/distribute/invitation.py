@@ -76,10 +76,13 @@ class JoinAnswer(Struct, frozen=True, kw_only=True):
     certificate: str
     ca: str
     secrets_key: str
+    """All keys that seal secrets, one a line."""
     api_token: str
     account_id: str
     domain: str
     peers: tuple[Peer, ...]
+    shared: str = ""
+    """What all machines know of each other's doors (JSON); empty: it follows from the key."""
 
 
 class RenewRequest(Struct, frozen=True, kw_only=True):
@@ -96,6 +99,22 @@ class RenewAnswer(Struct, frozen=True, kw_only=True):
 
 class AuthorityAnswer(Struct, frozen=True, kw_only=True):
     """The authority's key, for core machines."""
+
+    key: str
+
+
+class KeysHeld(Struct, frozen=True, kw_only=True):
+    """Which keys for secrets a machine holds, by their ids."""
+
+    ids: tuple[str, ...]
+    settled_seq: int
+    """Whatever it writes from now on stands on the records up to there, at least."""
+    given: bool = False
+    """Its operator gives them: it keeps no other."""
+
+
+class KeyAnswer(Struct, frozen=True, kw_only=True):
+    """One key for secrets, for a machine of the fleet."""
 
     key: str
 

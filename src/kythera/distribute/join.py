@@ -7,6 +7,7 @@ the membership is written last). Every failure says what to do next.
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import httpx
@@ -30,6 +31,7 @@ from kythera.distribute.invitation import (
 )
 from kythera.distribute.mesh import MeshClient, PeerNotTrusted, PeerUnreachable, context_of
 from kythera.ground.files import memfd_path, write_atomically, write_private
+from kythera.ground.key_files import parse, read_keys
 from kythera.ground.layout import Layout
 from kythera.model.errors import Refusal, SetupError
 from kythera.model.limits import Limits
@@ -92,6 +94,7 @@ async def join(
         refuse_expired(invitation, now)
         raise
     _refuse_foreign(answer, invitation)
+    _refuse_other_keys(answer, platform)
     _write(layout, answer, key, platform, invitation.id)
     return answer
 
@@ -172,8 +175,26 @@ def _refuse_foreign(answer: JoinAnswer, invitation: Invitation) -> None:
         )
 
 
+def _refuse_other_keys(answer: JoinAnswer, platform: Platform) -> None:
+    """Raise SetupError when the operator's file lacks a key that the fleet seals secrets with."""
+    if not platform.secrets_key:
+        return
+    held = read_keys(Path(platform.secrets_key))
+    if any(key not in held for key in parse(answer.secrets_key, "of the fleet")):
+        raise SetupError(
+            f"{platform.secrets_key} lacks a key that this fleet seals its secrets with.",
+            remedy="Copy the file of another machine (`kythera key list` names the keys), or join "
+            "without --secrets-key.",
+        )
+
+
 def _write(layout: Layout, answer: JoinAnswer, key: bytes, platform: Platform, token: str) -> None:
-    write_private(layout.secrets_key, answer.secrets_key.encode())
+    if not platform.secrets_key:
+        write_private(layout.secrets_key, answer.secrets_key.encode())
+    if answer.shared:
+        write_private(layout.shared, answer.shared.encode())
+    else:
+        layout.shared.unlink(missing_ok=True)  # of another fleet, perhaps
     write_private(layout.token, answer.api_token.encode())
     write_atomically(layout.ca_certificate, answer.ca.encode())
     write_private(layout.machine_certificate, answer.certificate.encode() + key)

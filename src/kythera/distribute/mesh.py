@@ -10,7 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import anyio
 import httpx
@@ -20,6 +20,7 @@ from anyio.streams.tls import TLSStream
 
 from kythera.distribute import membership
 from kythera.distribute.authority import name_in_der, service_host
+from kythera.ground.files import Stamp, stamp_of
 from kythera.ground.layout import Layout
 from kythera.ground.sockets import parse_address
 from kythera.model.errors import SetupError, StoreUnavailable
@@ -37,23 +38,6 @@ class PeerUnreachable(StoreUnavailable):
 
 class PeerNotTrusted(PeerUnreachable):
     """What answers there has no certificate of our fleet, or one with another name."""
-
-
-class Stamp(NamedTuple):
-    """What changes when a file is replaced."""
-
-    inode: int
-    size: int
-    changed_ns: int
-
-
-def stamp_of(path: Path) -> Stamp | None:
-    """Return a file's stamp; None when there is no file."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 class Directory:

@@ -9,6 +9,24 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Stamp(NamedTuple):
+    """What changes when a file is replaced."""
+
+    inode: int
+    size: int
+    changed_ns: int
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """Return a file's stamp; None when there is no file."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:

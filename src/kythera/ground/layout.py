@@ -46,8 +46,13 @@ class Layout:
 
     @property
     def secrets_key(self) -> Path:
-        """The key that seals secrets, 0600."""
+        """The keys that seal secrets, 0600; not there when the operator gives them."""
         return self.state / "secrets.key"
+
+    @property
+    def shared(self) -> Path:
+        """What the fleet's machines know of each other's doors without being told, 0600 (JSON)."""
+        return self.state / "shared.json"
 
     @property
     def blobs(self) -> Path:

@@ -64,6 +64,12 @@ def machine_memory_bytes() -> tuple[int, int]:
     return total - fields.get(b"MemAvailable", fields[b"MemFree"]), total
 
 
+def age_s(pid: int) -> float:
+    """Return how long a process has run; 0 when it is gone."""
+    started = start_time(pid)
+    return 0.0 if started is None else time.clock_gettime(time.CLOCK_BOOTTIME) - started
+
+
 def start_time(pid: int) -> float | None:
     """Return when a process started, in seconds since the machine booted; None when it is gone.
 

@@ -19,6 +19,7 @@ from kythera.model.records import (
     Machine,
     Record,
     Routes,
+    Sealing,
     Tail,
     UnknownSchema,
     Version,
@@ -110,6 +111,11 @@ class Catalog:
         """Return what has befallen workers' cells, by worker and machine."""
         found = (r for r in self.records.values() if isinstance(r, Incidents))
         return sorted(found, key=Incidents.key)
+
+    def sealing(self) -> Sealing | None:
+        """Return which key seals secrets, or None while nobody has said so."""
+        record = self.records.get("sealing.fleet")
+        return record if isinstance(record, Sealing) else None
 
     def workers(self, account: str | None = None) -> list[Worker]:
         """Return the workers of one account, or of all, by account and name."""

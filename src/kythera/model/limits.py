@@ -12,6 +12,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     # Cells
     idle_stop_s: float = 60.0
     """A cell without a request for this long is stopped; its socket stays."""
+    restart_s: float = 86_400.0
+    """How long a cell runs before it is replaced, on average: half to one and a half times this; 0:
+    for ever."""
     start_ms: int = 10_000
     """A cell that is not ready by then is killed and counts as crashed."""
     drain_ms: int = 30_000
@@ -98,6 +101,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     # Records
     record_bytes_max: int = 512 * 1024
     read_your_writes_ms: int = 8_000
+    unfinished_ms: int = 1_000
+    """How long an upload waits for one that has begun elsewhere, and may have died."""
     append_ms: int = 20_000
     """A fleet elects a new leader of its log within 8 s; writers wait meanwhile."""
     served_ms: int = 3_000
@@ -135,6 +140,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     certificate_life_s: float = 30 * 86_400.0
     certificate_renew_share: float = 0.5
     """A machine's certificate is renewed when this part of its life has passed."""
+    key_absent_s: float = 20.0
+    """A new key for secrets is used without machines that were away for this long; they get it
+    when they come back, and the old one is kept until then."""
     heartbeat_ms: int = 1_000
     source_silent_ms_max: int = 3_000
     """A relay or core machine that says nothing for this long is left for another."""

@@ -41,6 +41,8 @@ class Platform(Struct, frozen=True, kw_only=True):
     """Where this machine listens for the others (one port, mutual TLS)."""
     mesh_advertised: str = ""
     """Where the others reach it: `mesh`, unless it is behind an address translation."""
+    secrets_key: str = ""
+    """A file of keys that the operator gives; empty: they are kept in the state folder."""
     egress_allow: tuple[str, ...] = ("public",)
     """What a Worker's outbound fetch may reach: `public` and CIDR blocks the operator added."""
     isolation: Isolation = Isolation()

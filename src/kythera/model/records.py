@@ -90,7 +90,8 @@ MODULE_TYPES = ("esm", "service_worker", "cjs", "text", "data", "wasm", "json", 
 
 class Binding(Struct, frozen=True, kw_only=True):
     """A capability of a version. `fields` holds the type's own keys; a secret's text is never
-    here but as `{"sealed": "<base64 of the AES-GCM envelope>"}`."""
+    here but as `{"sealed": "<base64 of the AES-GCM envelope>"}`, with a `mark` that
+    stays when it is sealed anew."""
 
     name: str
     type: str
@@ -446,11 +447,30 @@ class Horizon(Record, frozen=True, kw_only=True):
         return "horizon.log"
 
 
+class Sealing(Record, frozen=True, kw_only=True):
+    """Which key seals secrets, and which one shall: by key ids, never the keys themselves.
+
+    Without this record it is the first key that the machines hold."""
+
+    kind: ClassVar[str] = "sealing"
+    active: str
+    wanted: str = ""
+    """Seals from the moment on when all machines hold it; empty: no other is wanted."""
+    wanted_on: str = ""
+    retiring: tuple[str, ...] = ()
+    """Seal no more, and are kept until nothing is sealed with them. A key that is named nowhere
+    here is dropped by whoever holds it."""
+
+    def key(self) -> str:
+        """`sealing.fleet`: one for all."""
+        return "sealing.fleet"
+
+
 KINDS: dict[str, type[Record]] = {
     kind.kind: kind
     for kind in (
         *(Account, Worker, Version, Deployment, Routes, Domains, Tail),
-        *(Machine, Token, Heartbeat, Core, Horizon),
+        *(Machine, Token, Heartbeat, Core, Horizon, Sealing),
         *(ApiToken, Audit, Incidents),
     )
 }

@@ -19,7 +19,7 @@ from typing import Any
 import anyio
 import structlog
 
-from kythera.deploy.seal import Sealer
+from kythera.deploy.keyring import Keyring
 from kythera.distribute.authority import found
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.copy import Copy
@@ -30,10 +30,12 @@ from kythera.distribute.promotion import Mover
 from kythera.distribute.served import Served
 from kythera.ground.clock import SystemClock
 from kythera.ground.journal import configure
+from kythera.ground.key_files import key_files
 from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
 from kythera.model.errors import KytheraError, SetupError
 from kythera.model.platform import Platform
+from kythera.model.records import Version
 from kythera.node.blob_loop import BlobLoop, Place
 from kythera.node.cell_maker import CellMaker
 from kythera.node.consoles import Consoles
@@ -43,6 +45,7 @@ from kythera.node.fleet import Fleet
 from kythera.node.front_log import read_failures
 from kythera.node.keeper_client import Exited, KeeperClient, connect_keeper
 from kythera.node.keeper_programs import GIVE_UP_STATUS
+from kythera.node.key_loop import KeyLoop
 from kythera.node.log_servers import LogServers
 from kythera.node.mind import Mind
 from kythera.node.records_loop import RecordsLoop
@@ -73,6 +76,7 @@ class Agent:
     egress: EgressCell
     facts: MachineFacts
     client: MeshClient
+    keys: KeyLoop
 
     async def announce(self) -> None:
         """Tell the keeper that this machine serves, once records, front and API answer."""
@@ -85,6 +89,11 @@ class Agent:
         """Have everybody look at the catalogue."""
         self.mind.records_changed()
         self.blobs.changed()
+
+    async def prepare(self, version: Version) -> None:
+        """Wait, but not for ever, until what a version is made of is on this machine."""
+        await self.blobs.prepare(version)
+        await self.keys.prepare(version)
 
     async def follow(self) -> None:
         """Follow the records, for ever."""
@@ -143,12 +152,13 @@ async def run(layout: Layout) -> None:
         cells = Cells(str(layout.cells), platform.limits, os.cpu_count() or 1)
         blobs = Blobs(layout.blobs)
         egress = EgressCell(layout, platform, keeper, facts, workerd)
+        keyring = Keyring(key_files(layout, platform))
         maker = CellMaker(
             layout=layout,
             platform=platform,
             workerd=workerd,
             blobs=blobs,
-            sealer=Sealer.load(layout.secrets_key),
+            sealer=keyring,
             egress=egress.door,
         )
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
@@ -189,6 +199,7 @@ async def run(layout: Layout) -> None:
             egress=egress,
             facts=facts,
             client=client,
+            keys=KeyLoop(keyring, platform.limits.blob_prepare_ms),
         )
         await drive(
             agent,
@@ -201,7 +212,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
     """Adopt what is there, then start every loop and pass on what the keeper says."""
     agent.records.changed = agent.records_changed
     agent.egress.started = agent.consoles.listen_to
-    agent.mind.prepare, agent.mind.heal = agent.blobs.prepare, agent.blobs.heal
+    agent.mind.prepare, agent.mind.heal = agent.prepare, agent.blobs.heal
     agent.servers.changed = agent.mind.traffic_due
     await agent.egress.open()
     agent.mind.adopt()
@@ -230,6 +241,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         agent.move_log,
         agent.blobs.fetch_ahead,
         agent.blobs.sweep,
+        agent.keys.run,
         agent.announce,
         server.run,
     ]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from kythera.deploy.keyring import Keyring
 from kythera.deploy.seal import Sealer
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.files import read_manifest
@@ -31,7 +32,7 @@ from kythera.run.sandbox import (
 from kythera.run.workerd import workerd_argv
 
 
-def secret_opener(sealer: Sealer, version: Version) -> Callable[[str, str], str]:
+def secret_opener(sealer: Keyring | Sealer, version: Version) -> Callable[[str, str], str]:
     """Return a function (binding name, sealed text) → text, bound to the version's worker."""
 
     def open_secret(name: str, sealed: str) -> str:
@@ -48,7 +49,7 @@ class CellMaker:
     platform: Platform
     workerd: Path
     blobs: Blobs
-    sealer: Sealer
+    sealer: Keyring | Sealer
     egress: EgressDoor | None
     _trees: dict[str, Path] = field(default_factory=dict)
     """Of manifests whose trees were laid out since this agent started."""

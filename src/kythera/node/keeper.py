@@ -103,8 +103,10 @@ class Keeper:
         self._exit_code = 0
         self._programs: dict[str, Program] = {}
 
-    def _raise_descriptor_limit(self) -> None:
-        """A thousand idle workers are a thousand sockets; children inherit the limit."""
+    def _set_own_limits(self) -> None:
+        """A thousand idle workers are a thousand sockets, and what holds keys and secrets in memory
+        leaves no core file; children inherit both."""
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -113,7 +115,7 @@ class Keeper:
         """Prepare the state folder and listen. Raises SetupError.
 
         `patient` waits for what a killed platform may not have let go of yet."""
-        self._raise_descriptor_limit()
+        self._set_own_limits()
         layout = self._layout
         self._sockets.adopt(systemd.inherited(os.environ))
         before = previous_platform(layout)
@@ -137,6 +139,7 @@ class Keeper:
             if options.https
             else "",
             tls_certificates=options.tls_certificates,
+            secrets_key=options.secrets_key,
             api=door("api", options.api, before.api if before else ""),
             egress_allow=options.egress_allow,
             isolation=probed(layout, options.limits, strict=options.strict),
@@ -146,7 +149,7 @@ class Keeper:
             self._platform = enrol(layout, self._options, self._platform)
         self._sockets.open_private("tail", layout.tail_socket, 0o666)
         self._sockets.open_private("peers", layout.mesh_socket)
-        prepare_secrets(layout, SystemChance())
+        prepare_secrets(layout, SystemChance(), self._platform.secrets_key)
         write_platform(layout, self._platform)
 
     def _start_programs(self) -> None:

@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup
 from kythera.distribute.blobs import Damaged
 from kythera.ground.cgroups import find, mark_of
 from kythera.ground.clock import Clock, iso
-from kythera.ground.meters import cpu_seconds
+from kythera.ground.meters import age_s, cpu_seconds
 from kythera.ground.readiness import Readiness
 from kythera.model.catalog import Catalog
 from kythera.model.errors import KytheraError
@@ -107,6 +107,11 @@ class Mind:
         would be forgotten and their traffic with them."""
         held = [(p.name, p.pid, p.ready) for p in self.keeper.processes.values()]
         self.cells.adopt(self.keeper.sockets, held, self.clock.monotonic())
+        for each in self.keeper.processes.values():
+            _, known = self.cells.process(each.name)
+            if known is not None:
+                # Otherwise an agent that is replaced daily would let nothing grow old.
+                known.started_at -= age_s(each.pid)
         for name in self.keeper.processes:
             self._note_running(name)
         for process in self.pulses.orphans():

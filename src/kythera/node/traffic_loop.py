@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable, Mapping
 import anyio
 import structlog
 
-from kythera.distribute.mesh import stamp_of
 from kythera.distribute.nearness import Near, near
 from kythera.distribute.served import Served, served_key
+from kythera.ground.files import stamp_of
 from kythera.ground.layout import Layout
 from kythera.model.catalog import Name
 from kythera.model.errors import KytheraError

@@ -5,7 +5,6 @@ account that never change again, and belongs to this keeper alone until the lock
 Refuses, with a remedy: a folder that cannot be written, another keeper on the same folder.
 """
 
-import base64
 import contextlib
 import errno
 import fcntl
@@ -21,7 +20,9 @@ import msgspec
 from kythera.ground.chance import Chance
 from kythera.ground.clock import wait_until
 from kythera.ground.files import write_atomically, write_private
+from kythera.ground.key_files import KeyFiles, as_line, make_key, read_keys
 from kythera.ground.layout import Layout
+from kythera.ground.shared_secrets import derived, keep_shared, read_shared
 from kythera.ground.sockets import format_address, parse_address
 from kythera.model.errors import SetupError
 from kythera.model.limits import Limits
@@ -57,6 +58,8 @@ class UpOptions:
     join: str = ""
     """A token (`kythera token create`) of the fleet to join."""
     tls_certificates: str = ""
+    secrets_key: str = ""
+    """A file with the keys for secrets; empty: as at the last start."""
     egress_allow: tuple[str, ...] = ("public",)
     strict: bool = False
     """Do not start where cells cannot be shut in as well as Kythera can."""
@@ -99,6 +102,8 @@ def check(options: UpOptions) -> None:
             f"there is no certificate at {options.tls_certificates}.",
             remedy="Give --tls-certificates a PEM file, or a folder of them.",
         )
+    if options.secrets_key:
+        read_keys(Path(options.secrets_key))
 
 
 def remembered(options: UpOptions, before: Platform | None, *, joined: bool) -> UpOptions:
@@ -119,7 +124,14 @@ def remembered(options: UpOptions, before: Platform | None, *, joined: bool) -> 
         domain=options.domain or (before.domain if joined else "localhost"),
         mesh=options.mesh or format_address(host, 0),
         advertise=options.advertise or told_else,
+        secrets_key=_given_keys(options, before),
     )
+
+
+def _given_keys(options: UpOptions, before: Platform) -> str:
+    """Return the operator's file of keys; naming the state folder's own ends that there is one."""
+    given = options.secrets_key or before.secrets_key
+    return "" if given == str(Layout(options.state.absolute()).secrets_key) else given
 
 
 class StateLock:
@@ -208,12 +220,17 @@ def remove_moved_run(layout: Layout) -> None:
             layout.run.rmdir()
 
 
-def prepare_secrets(layout: Layout, chance: Chance) -> None:
-    """Make the API token and the key that seals secrets, once; both 0600."""
+def prepare_secrets(layout: Layout, chance: Chance, given: str = "") -> None:
+    """Make the API token and the key that seals secrets, once; both 0600.
+
+    `given` is the operator's file of keys, if there is one: then none is made. Raises SetupError."""
     if not layout.token.exists():
         write_private(layout.token, chance.token().encode())
-    if not layout.secrets_key.exists():
-        write_private(layout.secrets_key, base64.b64encode(os.urandom(32)))
+    if not layout.secrets_key.exists() and not given:
+        write_private(layout.secrets_key, as_line(make_key()).encode())
+    keys = KeyFiles(layout.secrets_key, Path(given) if given else None).read()
+    if not layout.shared.exists():
+        keep_shared(layout, read_shared(layout) or derived(as_line(keys[0]).encode()))
 
 
 def previous_platform(layout: Layout) -> Platform | None:

@@ -17,6 +17,8 @@ WorkerKey = tuple[str, str]
 
 PROCESS_MARK = "+"
 """Between a socket's name and the number of a process on it."""
+WORKERD_MARK = "@"
+"""Between that number and the mark of the workerd it runs."""
 ProcessState = Literal["starting", "ready", "stopping"]
 Limited = Literal["cpu", "memory"]
 """What a process was ended for using too much of."""
@@ -39,6 +41,8 @@ class Process:
     cpu_seconds: float = 0.0
     measured_at: float | None = None
     cpu_share: float = 0.0
+    workerd: str = ""
+    """Which of this machine's workerds it runs (`WORKERD_MARK` in its name)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +114,21 @@ class Cell:
     retry_at: float = 0.0
     retired_at: float | None = None
     closing: bool = False
+    stale: Literal["", "age", "workerd"] = ""
+    """Another generation shall take over, for this reason (`run/renewal.py`)."""
+    given_up: bool = False
+    """It was to take over from an older generation, and did not start."""
+    renew_after: float = 0.0
+    """It was tried, and what came did not start: it is left alone until then."""
     outgrown: bool = False
     """Another generation, with fewer processes, shall take over."""
     saturated_since: float | None = None
     quiet_since: float | None = None
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another generation of the same version shall take over."""
+        return self.outgrown or bool(self.stale)
 
     def live(self) -> list[Process]:
         """Processes that serve or are about to."""

@@ -23,6 +23,7 @@ from kythera.model.limits import Limits
 from kythera.model.traffic import Share, Traffic
 from kythera.run.cell import (
     PROCESS_MARK,
+    WORKERD_MARK,
     Cell,
     CellName,
     CloseSocket,
@@ -39,8 +40,12 @@ from kythera.run.cell import (
     Watch,
     WorkerKey,
 )
+from kythera.run.renewal import Stale, next_due
 from kythera.run.scale import note_load, note_shares
 
+RENEW_LOOK_S = 0.5
+RENEW_AGAIN_S = 600.0
+"""After a cell could not be replaced it is left alone for this long."""
 Targets = Mapping[WorkerKey, Mapping[str, Want]]
 
 
@@ -62,6 +67,8 @@ class WorkerCells:
         """Whether HAProxy's view is known at all (not so after the agent was restarted)."""
         self.shown: tuple[tuple[Share, ...], str] = ((), "")
         """What the front door was last asked to do with this worker: shares, or why to refuse."""
+        self.workerd = ""
+        """The mark of the workerd that new processes run."""
         self._orders: list[Order] = []
 
     # -- facts ---------------------------------------------------------------------------------
@@ -131,10 +138,15 @@ class WorkerCells:
     def _candidate(self, version_id: str, want: Want, now: float) -> Cell:
         """Return the generation that shall serve a version, opening a new one when none fits."""
         mine = [cell for cell in self.cells.values() if cell.name.version_id == version_id]
+        # An older one may be on its way out: the agent that told it to stop may not be this one.
+        last = max((cell.name.generation for cell in mine if cell.replaced), default=0)
         fit = [
             cell
             for cell in mine
-            if cell.name.observed == want.observed and not cell.outgrown and not cell.closing
+            if cell.name.observed == want.observed
+            and cell.name.generation > last
+            and not cell.given_up
+            and not cell.closing
         ]
         if fit:
             return max(fit, key=lambda cell: cell.name.generation)
@@ -145,7 +157,7 @@ class WorkerCells:
         cell.requests_past = max((old.requests_past + old.requests for old in mine), default=0)
         cell.cpu_past = max((old.cpu_past for old in mine), default=0.0)
         cell.processes_wanted = max(
-            (len(old.live()) - 1 for old in mine if old.outgrown), default=1
+            (len(old.live()) - old.outgrown for old in mine if old.replaced), default=1
         )
         self._orders.append(OpenSocket(name, cell.path))
         return cell
@@ -235,7 +247,8 @@ class WorkerCells:
             return
         cell.processes_made += 1
         name = f"{cell.name.socket}{PROCESS_MARK}{cell.processes_made}"
-        cell.processes[name] = Process(name=name, started_at=now)
+        name += f"{WORKERD_MARK}{self.workerd}" if self.workerd else ""
+        cell.processes[name] = Process(name=name, started_at=now, workerd=self.workerd)
         self._orders.append(Start(cell.name, name))
 
     def _terminate(self, process: Process, now: float) -> None:
@@ -273,6 +286,24 @@ class WorkerCells:
             self._start(cell, now)
         elif verdict == "shrink":
             cell.outgrown = True
+
+    def give_up_renewal(self, now: float) -> Stale:
+        """Keep what runs when what shall replace it does not start; say what for it was tried."""
+        for old in self.cells.values():
+            fresh = [
+                cell
+                for cell in self.cells.values()
+                if cell.name.generation > old.name.generation
+                and cell.name.version_id == old.name.version_id
+            ]
+            failed = any(cell.starts_failed >= self.limits.starts_failed_max for cell in fresh)
+            if old.stale and old.ready() and failed and not any(cell.ready() for cell in fresh):
+                for cell in fresh:
+                    cell.given_up = True
+                why, old.stale = old.stale, ""
+                old.renew_after = now + RENEW_AGAIN_S
+                return why
+        return ""
 
     def restless(self) -> bool:
         """Whether time alone can change something here."""
@@ -319,10 +350,17 @@ class Cells:
         self.workers: dict[WorkerKey, WorkerCells] = {}
         self.revision = 0
         """Grows whenever `traffic` or `failing` would answer something else."""
+        self.workerd = ""
+        """The mark of the workerd that cells shall run."""
+        self.proving: tuple[str, WorkerKey] | None = None
+        """Another one, and the worker that runs it before all others do."""
+        self.proof_failed = False
+        self._look_at = 0.0
 
     def _worker(self, key: WorkerKey) -> WorkerCells:
         if key not in self.workers:
             self.workers[key] = WorkerCells(key, self.folder, self.limits, self.cores)
+            self.workers[key].workerd = self._workerd_of(key)
         return self.workers[key]
 
     def find(self, name: CellName) -> Cell | None:
@@ -343,12 +381,14 @@ class Cells:
             self._adopt_process(process_name, pid, ready, now)
 
     def _adopt_process(self, process_name: str, pid: int, ready: bool, now: float) -> None:
-        _, _, number = process_name.partition(PROCESS_MARK)
+        _, _, rest = process_name.partition(PROCESS_MARK)
+        number, _, workerd = rest.partition(WORKERD_MARK)
         name = CellName.parse(process_name)
         cell = self.find(name) if name is not None else None
         if cell is None:
             return
         process = Process(process_name, now, pid, "ready" if ready else "starting", now)
+        process.workerd = workerd
         cell.processes[process_name] = process
         cell.processes_made = max(cell.processes_made, int(number))
 
@@ -467,7 +507,42 @@ class Cells:
             worker.idle_stop_s = self.idle_stop_s
             if worker.restless():
                 orders += self._settle(worker, now)
-        return orders
+        return orders + self._renew(now)
+
+    def _workerd_of(self, key: WorkerKey) -> str:
+        mark, worker = self.proving or ("", None)
+        return mark if key == worker else self.workerd
+
+    def use_workerd(self, mark: str, proving: tuple[str, WorkerKey] | None = None) -> None:
+        """Let new processes run this workerd, and those of one worker another, on trial. What runs
+        already is swapped for it, one cell at a time."""
+        self.workerd, self.proving, self.proof_failed = mark, proving, False
+        for key, worker in self.workers.items():
+            worker.workerd = self._workerd_of(key)
+
+    def _renew(self, now: float) -> list[Order]:
+        """Replace the cell that has been due longest, unless another one is being replaced."""
+        if now < self._look_at:
+            return []
+        self._look_at = now + RENEW_LOOK_S
+        for worker in self.workers.values():
+            if worker.give_up_renewal(now) == "workerd":
+                self.proof_failed = True
+        cells = [
+            (cell, worker.workerd)
+            for worker in self.workers.values()
+            for cell in worker.cells.values()
+            if any(share.server == cell.name.server for share in worker.decided)
+        ]
+        under_way = any(
+            cell.stale for worker in self.workers.values() for cell in worker.cells.values()
+        )
+        found = None if under_way else next_due(cells, self.limits.restart_s, now)
+        if found is None:
+            return []
+        cell, why = found
+        cell.stale = why
+        return self._settle(self._worker(cell.name.worker_key), now)
 
     def _settle(self, worker: WorkerCells, now: float) -> list[Order]:
         orders = worker.reconcile(now)

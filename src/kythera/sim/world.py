@@ -28,6 +28,7 @@ from kythera.run.decide import Cells
 from kythera.sim.machine import Machine, SimSocket, Virtual
 
 LIMITS = Limits(
+    restart_s=8.0,
     idle_stop_s=4.0,
     start_ms=1_500,
     drain_ms=3_000,
@@ -91,6 +92,7 @@ class World:
         self.faults = Faults.swarm(self.time.chance.random)
         self.healed = False
         self.versions_made = 0
+        self.workerd = "w0"
         self.life = 0
         """Counts agents; what an earlier one had under way is void."""
         self.applying = False
@@ -113,6 +115,7 @@ class World:
         self._repeat(0.5, self._measure)
         self._repeat(0.05, self._clients)
         self._repeat(0.4, self._operator)
+        self._repeat(5.0, self._pin)
         self._until(FAULTS_S)
         self.healed = True
         self.story.append("healed")
@@ -147,6 +150,7 @@ class World:
             socket.armed = False
         held = [(p.name, 1, p.ready) for p in self.machine.processes.values()]
         self.cells.adopt(list(self.machine.sockets), held, self.time.now)
+        self.cells.use_workerd(self.workerd)
         self.obey(self.cells.want(self.targets, self.time.now))
         self._move_traffic()
 
@@ -302,6 +306,13 @@ class World:
         if not target:
             del self.targets[key]
         self.fact(lambda: self.cells.want(self.targets, self.time.now))
+
+    def _pin(self) -> None:
+        """Now and then another workerd."""
+        if self.time.chance.random() < 0.3:
+            self.workerd = f"w{self.time.chance.randrange(9)}"
+            self.story.append(f"{self.time.now:.3f} workerd {self.workerd}")
+            self.cells.use_workerd(self.workerd)
 
     def _new_version(self, replaces: bool) -> str:
         self.versions_made += 1
