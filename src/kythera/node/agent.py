@@ -133,6 +133,13 @@ async def api_answers(address: str, path: str) -> bool:
     return False
 
 
+def hear(mind: Mind, consoles: Consoles) -> None:
+    """Let the mind know of what processes print, and their output be read."""
+    mind.started = consoles.listen_to
+    mind.ran_out_of_memory = consoles.ran_out_of_memory
+    consoles.dropped = lambda cell: mind.incidents.add(cell.account, cell.worker, "logsDropped", 1)
+
+
 async def run(layout: Layout) -> None:
     """Run the agent until the keeper goes away or a task fails."""
     platform = layout.read_platform()
@@ -163,11 +170,7 @@ async def run(layout: Layout) -> None:
         )
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
         consoles = Consoles(keeper, clock)
-        mind.started = consoles.listen_to
-        mind.ran_out_of_memory = consoles.ran_out_of_memory
-        consoles.dropped = lambda cell: mind.incidents.add(
-            cell.account, cell.worker, "logsDropped", 1
-        )
+        hear(mind, consoles)
         fleet = Fleet(layout, platform, catalog, clock)
         fetcher = await stack.enter_async_context(
             Fetcher(
