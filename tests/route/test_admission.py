@@ -140,6 +140,14 @@ async def test_too_long_a_url_head_or_body_is_refused_with_a_page_and_counted() 
         await told.is_(url_too_long=1, head_too_large=2, body_too_large=1)
 
 
+async def test_haproxy_has_nothing_to_say_against_the_rules() -> None:
+    """No warning when it reads its configuration: each is a rule that does not mean what it says."""
+    async with opened() as door:
+        log = (door.folder / "log").read_text()
+        assert "Loading success" in log
+        assert "config :" not in log
+
+
 async def test_a_head_that_haproxy_cannot_read_is_answered_and_counted() -> None:
     """Too large for its buffers, too many lines, nonsense: 400; too slow: 408; each by its name."""
     async with opened(options(request_head_s=1)) as door:
@@ -154,7 +162,7 @@ async def test_a_head_that_haproxy_cannot_read_is_answered_and_counted() -> None
             slow = wire()
             await slow.say(b"GET / HTTP/1.1\r\nHo")
             assert b" 408 " in (await slow.hear(within_s=4))[:20]
-            await told.is_(head_not_understood=3, slow_head=1)
+            await told.is_(head_not_understood=3, head_not_sent=1)
 
 
 @pytest.mark.parametrize("bomb", ["head", "lines"])

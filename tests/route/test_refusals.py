@@ -62,18 +62,18 @@ def test_rows_count_by_reason_and_full_queues_by_worker() -> None:
     ("heads", "violations", "answers", "wanted"),
     [
         (2, 2, 0, {"head_not_understood": 2}),
-        (2, 0, 0, {"slow_head": 2}),
-        (3, 1, 0, {"head_not_understood": 1, "slow_head": 2}),
+        (2, 0, 0, {"head_not_sent": 2}),
+        (3, 1, 0, {"head_not_understood": 1, "head_not_sent": 2}),
         (0, 2, 2, {"answer_not_understood": 2}),
         (0, 2, 0, {"answer_not_understood": 2}),
         (1, 2, 1, {"head_not_understood": 1, "answer_not_understood": 1}),
-        (1, 0, 5, {"slow_head": 1}),
+        (1, 0, 5, {"head_not_sent": 1}),
     ],
 )
 def test_sums_are_told_apart(
     heads: int, violations: int, answers: int, wanted: dict[str, int]
 ) -> None:
-    """Violations are heads or answers that were not understood; other failed heads came slowly."""
+    """Violations are heads or answers that were not understood; other failed heads never became whole."""
     refusals = Refusals()
     for _ in range(2):  # A look at which nothing is new adds nothing.
         refusals.take({1: Reading({}, heads, violations, {"c1": answers})}, owner)

@@ -11,8 +11,11 @@ from kythera.model.limits import Limits
 from kythera.node.status import MachineFacts
 from kythera.route.door_watch import DoorWatch
 from kythera.route.front import Front
+from kythera.route.refusals import HEAD_NOT_SENT
 
 COUNT_S = 1.0
+QUIET = (HEAD_NOT_SENT,)
+"""Reasons that are no news: a client that connects and leaves is among them."""
 
 
 class DoorLoop:
@@ -39,7 +42,7 @@ class DoorLoop:
             new = {
                 reason: count - before.get(reason, 0)
                 for reason, count in self._facts.refused.items()
-                if count > before.get(reason, 0)
+                if count > before.get(reason, 0) and reason not in QUIET
             }
             if new:
                 full = {

@@ -116,10 +116,8 @@ def request_rules(limits: Limits, room: Room, *, shared: bool) -> Iterator[str]:
         yield f"{rule} str({NO}{CONNECTIONS}) if {http2} {full}"
     yield f"{rule} str({NO}{BODY}) if {{ req.body_size gt {limits.request_body_bytes_max} }}"
     yield f"{rule} str({NO}{URL}) if {{ url -m len gt {limits.url_bytes_max} }}"
-    # All that has arrived, body included, costs nothing to know: only where that is much is the
-    # head itself measured.
     most = limits.request_head_bytes_max
-    yield f"{rule} str({NO}{HEAD}) if {{ req.len gt {most} }} {{ req.hdrs -m len gt {most} }}"
+    yield f"{rule} str({NO}{HEAD}) if {{ req.hdrs -m len gt {most} }}"
     yield f"{rule} str({NO}{HEAD}) if {{ req.fhdr_cnt gt {limits.request_headers_max} }}"
     yield "  http-request allow if { var(txn.slot) -m found }"
 

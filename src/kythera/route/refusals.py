@@ -2,8 +2,8 @@
 
 Pure. Counters live in each process of HAProxy and end with it; totals here never fall. Most reasons
 are rows of the table `refused` (`kythera.route.admission`). Three are not, for HAProxy counts them
-in sums alone: heads that cannot be read, heads that came too slowly, and answers of workers that
-cannot be read (a head larger than HAProxy's buffers). Each look at the counters tells them apart
+in sums alone: heads that cannot be read, heads that never became whole (too slow, or the client
+left), and answers of workers that cannot be read (a head larger than HAProxy's buffers). Each look at the counters tells them apart
 as well as can be; only what falls between the same two looks may be taken for each other.
 """
 
@@ -24,10 +24,10 @@ SHOW_FAR = (f"show table {HOME}", f"show table {AWAY}")
 """Queues of workers that other machines serve; there are no such tables on a machine alone."""
 SHOW_FRONTENDS = "show stat -1 1 -1"
 SHOW_VIOLATIONS = f"show errors {NOBODY}"
-QUEUE, BAD_HEAD, SLOW_HEAD = "queue", "head_not_understood", "slow_head"
+QUEUE, BAD_HEAD, HEAD_NOT_SENT = "queue", "head_not_understood", "head_not_sent"
 ANSWER = "answer_not_understood"
 SLOW_BODY, SLOW_READER, LONG_BODY = "slow_body", "slow_reader", "body_too_large"
-REASONS = (*REFUSALS, QUEUE, BAD_HEAD, SLOW_HEAD, ANSWER, SLOW_BODY, SLOW_READER)
+REASONS = (*REFUSALS, QUEUE, BAD_HEAD, HEAD_NOT_SENT, ANSWER, SLOW_BODY, SLOW_READER)
 _ROW = re.compile(r"key=(\S+) .*?(?:conn_cnt|gpc0)=(\d+)")
 _VIOLATIONS = re.compile(r"^Total events captured on .* : (\d+)", re.MULTILINE)
 
@@ -39,7 +39,7 @@ class Reading:
     table: Mapping[str, int]
     """How often was refused: by backend, and by `account/worker` on the way to other machines."""
     heads: int
-    """Heads that were not understood, or came too slowly."""
+    """Heads that were not understood, or never became whole."""
     violations: int
     """Heads of requests and of answers that were not understood."""
     answers: Mapping[str, int]
@@ -117,7 +117,7 @@ class Refusals:
         answers = min(max(failed, violations - heads), violations)
         self._total[ANSWER] += answers
         self._total[BAD_HEAD] += violations - answers
-        self._total[SLOW_HEAD] += max(0, heads - (violations - answers))
+        self._total[HEAD_NOT_SENT] += max(0, heads - (violations - answers))
 
 
 class Growth:
