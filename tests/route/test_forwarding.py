@@ -1,5 +1,6 @@
 """Several real HAProxies: requests are served by another machine, and the visitor cannot tell."""
 
+import dataclasses
 import json
 import signal
 import time
@@ -7,9 +8,11 @@ from collections import Counter
 
 import anyio
 import httpx
+import msgspec
 import pytest
 import websockets
 
+from kythera.route.door_watch import DoorWatch
 from kythera.route.forwarding import PeerTraffic
 from tests.route.doors import Door, cell_released
 from tests.route.fleets import Fleet, fleet
@@ -290,6 +293,34 @@ async def test_health_is_told_to_balancers_and_to_peers() -> None:
         assert (await door.apply()).startswith("socket")
         await machines.until("b", "a", "leaving")
         assert (await door.client.get("/.kythera/health")).status_code == 200
+
+
+async def test_a_worker_that_hangs_elsewhere_fills_no_more_than_its_queue_here() -> None:
+    """Ten requests on the way to a cell that does not answer, at a door where five may wait: five are
+    told so, and another worker's are served."""
+    async with fleet(a="here", b="here") as machines:
+        await machines.worker("hangs")
+        await machines.worker("quiet")
+        door = machines.doors["a"]
+        few = msgspec.structs.replace(door.options.limits, queue_requests=5)
+        door.options = door.front.options = dataclasses.replace(door.front.options, limits=few)
+        await machines.apply()
+        await machines.drain("a")
+        watch, said = DoorWatch(few), Counter[int]()
+
+        async def ask() -> None:
+            said[(await door.get("hangs.localhost", "/slow")).status_code] += 1
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(10):
+                tasks.start_soon(ask)
+            await _until(lambda: said[503] == 5)
+            assert await door.cell_of("quiet.localhost") == "b-quiet"
+            await watch.count(await door.front.asks(), door.front.owner)
+            assert watch.refusals.totals()["queue"] == 5
+            assert {name[1]: n for name, n in watch.refusals.queues.items()} == {"hangs": 5}
+            cell_released["b-hangs"].set()
+        assert said == {200: 5, 503: 5}
 
 
 async def test_requests_to_and_from_each_peer_are_counted() -> None:
