@@ -11,8 +11,9 @@ from kythera.ground.cgroups import Group, Groups
 from kythera.model.limits import MIB
 from kythera.run.cell import CellName
 
-SPARE_MIB = 96
-"""Beside heap and buffers: workerd itself, sockets' buffers, temporary files, page tables."""
+SPARE_MIB = 256
+"""Beside heap and buffers: what `run.sandbox` spares for workerd itself, and what RLIMIT_DATA does not
+count: sockets' buffers, temporary files, page tables."""
 
 
 class CellGroups:
