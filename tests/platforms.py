@@ -155,7 +155,17 @@ class RunningPlatform(Doors):
 
 
 COMMAND = (sys.executable, "-m", "kythera.cli")
-GROUPS = ("api-token", "fleet", "key", "machine", "secret", "token", "versions", "worker")
+GROUPS = (
+    "api-token",
+    "fleet",
+    "key",
+    "machine",
+    "secret",
+    "token",
+    "versions",
+    "worker",
+    "workerd",
+)
 """Commands whose second word is the command itself."""
 
 

@@ -173,6 +173,9 @@ def notes(machines: Sequence[Machine]) -> Iterator[str]:
         if refused:
             told = ", ".join(f"{plain(why)} {n}" for why, n in sorted(refused.items()))
             yield f"{name} refused at its door: {told}."
+        change = machine.get("workerd_change")
+        if change:
+            yield f"{name}, workerd: {plain(change)}"
         unknown = machine.get("unknown_records")
         if unknown:
             yield (

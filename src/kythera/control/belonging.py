@@ -24,11 +24,13 @@ from kythera.distribute.join import read_answer
 from kythera.distribute.rotation import renew_when_due
 from kythera.ground.clock import iso
 from kythera.ground.files import write_private
+from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
 from kythera.model.errors import KytheraError, SetupError, StoreUnavailable
 from kythera.model.membership import Membership, Peer
 from kythera.model.platform import Platform
 from kythera.model.records import Core, Machine
+from kythera.run.pinned import last_used
 from kythera.run.workerd import find_workerd, workerd_version
 
 LOOK_S = 2.0
@@ -46,8 +48,11 @@ def facts_of(workerd: str) -> dict[str, object]:
     }
 
 
-async def own_workerd() -> str:
+async def own_workerd(layout: Layout) -> str:
     """Return the version of this machine's workerd; empty when there is none."""
+    used = last_used(layout)
+    if used is not None:
+        return used.version
     try:
         return await workerd_version(find_workerd())
     except SetupError:
@@ -100,10 +105,10 @@ async def ensure_machine(services: Services, workerd: str) -> bool:
 
 async def keep_belonging(services: Services) -> None:
     """Write our record, then keep certificate, peers and authority up to date until cancelled."""
-    workerd = await own_workerd()
     pause_s = RETRY_S_MIN
     while True:
         try:
+            workerd = await own_workerd(layout_of(services))
             if await ensure_machine(services, workerd):
                 await _tend(services)
             pause_s = LOOK_S

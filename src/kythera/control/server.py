@@ -60,8 +60,8 @@ from kythera.model.catalog import Catalog
 from kythera.model.errors import Conflict, KytheraError, StoreUnavailable
 from kythera.model.platform import Platform
 from kythera.model.records import Account, Deployment, Version
+from kythera.run.pinned import workerd_in_use
 from kythera.run.trial import TrialSettings, try_version
-from kythera.run.workerd import find_workerd
 
 FIRST_DESCRIPTOR = 3
 NAMES = ("api", "tail", "peers")
@@ -141,7 +141,7 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
             blobs=blobs,
             seals=keyring,
             session_key=bytes.fromhex(shared.uploads_key),
-            try_version=partial(_try, platform),
+            try_version=partial(_try, layout, platform),
             asset_index=AssetIndex(layout.state / ASSET_INDEX, blobs),
             tails=TailHub(limits, clock, chance),
             clock=clock,
@@ -179,7 +179,11 @@ def _joined(layout: Layout) -> bool:
 
 
 async def _try(
-    platform: Platform, version: Version, read_blob: ReadBlob, open_secret: OpenSecret
+    layout: Layout,
+    platform: Platform,
+    version: Version,
+    read_blob: ReadBlob,
+    open_secret: OpenSecret,
 ) -> Tried:
     """Start the version in a process of its own; its errors point into the sources."""
 
@@ -191,7 +195,7 @@ async def _try(
         read_blob=read_blob,
         open_secret=open_secret,
         settings=TrialSettings(
-            workerd=find_workerd(),
+            workerd=workerd_in_use(layout),
             limits=platform.limits,
             isolation=platform.isolation,
             map_stack=mapped,

@@ -78,6 +78,9 @@ class MachineFacts(Struct, frozen=True, kw_only=True):
     memory: Memory = field(default_factory=Memory)
     kythera: str = ""
     workerd: str = ""
+    workerd_mark: str = ""
+    workerd_change: str = ""
+    """How a change to another workerd goes; empty: there is none."""
     log: str = ""
     front: str = ""
     refused: dict[str, int] = field(default_factory=dict)
@@ -113,6 +116,8 @@ class CellFacts(Struct, frozen=True, kw_only=True):
     exceeded_cpu: int = 0
     exceeded_memory: int = 0
     starts_failed: int = 0
+    workerd: str = ""
+    """Version of what its processes run."""
 
 
 class StatusAnswer(Struct, frozen=True, kw_only=True):

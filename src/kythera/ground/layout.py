@@ -55,6 +55,21 @@ class Layout:
         return self.state / "shared.json"
 
     @property
+    def workerd_choice(self) -> Path:
+        """Which workerd the operator wants (JSON); not there: the packaged one."""
+        return self.state / "workerd.json"
+
+    @property
+    def workerd_used(self) -> Path:
+        """Which workerd has proved itself here (JSON)."""
+        return self.state / "workerd-used.json"
+
+    @property
+    def workerd_kept(self) -> Path:
+        """Second names of the binaries in use, by their marks."""
+        return self.state / "workerd"
+
+    @property
     def blobs(self) -> Path:
         """Content-addressed code and assets."""
         return self.state / "blobs"

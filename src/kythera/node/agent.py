@@ -52,8 +52,8 @@ from kythera.node.records_loop import RecordsLoop
 from kythera.node.status import MachineFacts, StatusServer
 from kythera.node.traffic_loop import TrafficLoop
 from kythera.node.turn_watch import TurnWatch
+from kythera.node.workerd_loop import Workerds
 from kythera.run.decide import Cells
-from kythera.run.workerd import find_workerd, workerd_version
 
 API_PROBE_S = 0.02
 API_WRITES_S_MAX = 10.0
@@ -77,6 +77,7 @@ class Agent:
     facts: MachineFacts
     client: MeshClient
     keys: KeyLoop
+    workerds: Workerds
 
     async def announce(self) -> None:
         """Tell the keeper that this machine serves, once records, front and API answer."""
@@ -153,10 +154,10 @@ async def run(layout: Layout) -> None:
         client = await stack.enter_async_context(MeshClient(layout, platform.limits))
         tasks = await stack.enter_async_context(anyio.create_task_group())
         catalog, facts = Catalog(), MachineFacts()
-        workerd = find_workerd()
-        facts.workerd = await workerd_version(workerd)
         layout.cells.mkdir(mode=0o700, parents=True, exist_ok=True)
         cells = Cells(str(layout.cells), platform.limits, os.cpu_count() or 1)
+        workerds = Workerds(layout, platform, cells, facts, clock)
+        workerd = Path((await workerds.begin()).path)
         blobs = Blobs(layout.blobs)
         egress = EgressCell(layout, platform, keeper, facts, workerd)
         keyring = Keyring(key_files(layout, platform))
@@ -167,6 +168,7 @@ async def run(layout: Layout) -> None:
             blobs=blobs,
             sealer=keyring,
             egress=egress.door,
+            programs=workerds.programs,
         )
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
         consoles = Consoles(keeper, clock)
@@ -203,6 +205,7 @@ async def run(layout: Layout) -> None:
             facts=facts,
             client=client,
             keys=KeyLoop(keyring, platform.limits.blob_prepare_ms),
+            workerds=workerds,
         )
         await drive(
             agent,
@@ -245,6 +248,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         agent.blobs.fetch_ahead,
         agent.blobs.sweep,
         agent.keys.run,
+        agent.workerds.run,
         agent.announce,
         server.run,
     ]

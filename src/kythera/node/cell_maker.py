@@ -5,7 +5,7 @@ disk, in argv or in the environment. Refuses (KytheraError) a version whose blob
 damaged.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from kythera.ground.layout import Layout
 from kythera.model.platform import Platform
 from kythera.model.records import Version
 from kythera.run.assets import materialise
-from kythera.run.cell import CellName
+from kythera.run.cell import WORKERD_MARK, CellName
 from kythera.run.config import PULSE, CellSettings, cell_config
 from kythera.run.outbound import EgressDoor
 from kythera.run.sandbox import (
@@ -51,6 +51,8 @@ class CellMaker:
     blobs: Blobs
     sealer: Keyring | Sealer
     egress: EgressDoor | None
+    programs: Mapping[str, Path] = field(default_factory=dict)
+    """Where the workerd of each mark is; a process is named by the mark of its own."""
     _trees: dict[str, Path] = field(default_factory=dict)
     """Of manifests whose trees were laid out since this agent started."""
 
@@ -66,7 +68,7 @@ class CellMaker:
         if self.egress is not None and version.confinement.egress != "none":
             folders[EGRESS_SOCKET] = self.egress.socket
         shut_in = ShutIn(
-            program=self.workerd,
+            program=self.programs.get(pulse.partition(WORKERD_MARK)[2], self.workerd),
             arguments=workerd_argv(sockets, "{control}"),
             account=version.account,
             memory_mib=memory_mib(version, self.platform.limits),

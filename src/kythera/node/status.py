@@ -4,6 +4,7 @@ The shape is part of the interface: {"machines": [...], "cells": [...]}.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,12 @@ class MachineFacts:
     front: str = "not started"
     applied_seq: int = 0
     workerd: str = ""
+    """Version and mark of the workerd that new cells run,"""
+    workerd_mark: str = ""
+    workerd_change: str = ""
+    """how a change to another one goes; empty: there is none,"""
+    workerds: dict[str, str] = field(default_factory=dict)
+    """and the versions of all that run here, by their marks."""
     cpu_share: float = 0.0
     """Busy part of all cores in the last MEASURE_S."""
     unknown_records: dict[str, str] = field(default_factory=dict)
@@ -65,7 +72,9 @@ class MachineFacts:
             busy, total = busy_now, total_now
 
 
-def cell_status(machine: str, cell: Cell, starts_failed_max: int) -> dict[str, Any]:
+def cell_status(
+    machine: str, cell: Cell, starts_failed_max: int, workerds: Mapping[str, str]
+) -> dict[str, Any]:
     """Return one cell as the interface shows it."""
     pids = [process.pid for process in cell.processes.values() if process.pid]
     cpu = sum(process.cpu_seconds for process in cell.processes.values())
@@ -87,7 +96,14 @@ def cell_status(machine: str, cell: Cell, starts_failed_max: int) -> dict[str, A
         "exceeded_cpu": cell.exceeded["cpu"],
         "exceeded_memory": cell.exceeded["memory"],
         "starts_failed": cell.starts_failed,
+        "workerd": _versions(cell, workerds),
     }
+
+
+def _versions(cell: Cell, workerds: Mapping[str, str]) -> str:
+    """Return the versions of what a cell's processes run; one, but for a moment."""
+    marks = dict.fromkeys(process.workerd for process in cell.processes.values())
+    return ", ".join(workerds.get(mark, mark or "?") for mark in marks)
 
 
 def filling(facts: MachineFacts) -> dict[str, int] | None:
@@ -119,6 +135,8 @@ def status(platform: Platform, cells: Cells, facts: MachineFacts) -> dict[str, A
         "cells": sum(len(worker.cells) for worker in cells.workers.values()),
         "kythera": kythera.__version__,
         "workerd": facts.workerd,
+        "workerd_mark": facts.workerd_mark,
+        "workerd_change": facts.workerd_change,
         "cores": os.cpu_count() or 1,
         "cpu_share": round(facts.cpu_share, 3),
         "applied_seq": facts.applied_seq,
@@ -129,7 +147,7 @@ def status(platform: Platform, cells: Cells, facts: MachineFacts) -> dict[str, A
     }
     limit = platform.limits.starts_failed_max
     listed = [
-        cell_status(platform.machine, cell, limit)
+        cell_status(platform.machine, cell, limit, facts.workerds)
         for worker in cells.workers.values()
         for cell in worker.cells.values()
     ]

@@ -27,7 +27,7 @@ from kythera.model.limits import MIB, Limits
 from kythera.model.platform import Isolation
 from kythera.model.records import Module, Version
 from kythera.run.config import CellSettings, trial_config
-from kythera.run.prelude import TRIAL_ENTRYPOINT
+from kythera.run.prelude import TRIAL_ENTRYPOINT, source
 from kythera.run.sandbox import ASSETS, Confined, ShutIn, confine, memory_mib
 from kythera.run.workerd import workerd_argv
 
@@ -80,6 +80,24 @@ class TrialSettings:
     limits: Limits = field(default_factory=Limits)
     isolation: Isolation = field(default_factory=Isolation)
     map_stack: Callable[[str], str] = str
+
+
+async def try_hello(settings: TrialSettings) -> Trial:
+    """Start a worker that says hello: to try a workerd with. Raises Refusal when it does not start."""
+    hello = source("hello.js").encode()
+    module = Module(name="hello.js", type="esm", digest="", size=len(hello))
+    version = Version(
+        account="probe",
+        worker="hello",
+        id="",
+        number=0,
+        created_on="",
+        main_module=module.name,
+        modules=(module,),
+    )
+    return await try_version(
+        version, read_blob=lambda _: hello, open_secret=lambda _, text: text, settings=settings
+    )
 
 
 async def try_version(
