@@ -49,7 +49,7 @@ Commands:
   versions   List a worker's versions.
   secret     Set, list and delete a worker's secrets.
   key        Change the key that seals secrets.
-  workerd    Choose the workerd that cells run.
+  workerd    Choose the workerd that this machine's cells run.
   wrangler   Run wrangler against this platform.
   env        Print the environment that wrangler needs.
   backup     Write everything to one file.

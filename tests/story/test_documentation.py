@@ -35,6 +35,7 @@ DOCUMENTS = (
     "docs/3-confine.md",
     "docs/operate/5-back-up.md",
     "docs/operate/6-tokens-and-audit.md",
+    "docs/operate/7-keys-and-workerd.md",
 )
 COMMAND_S_MAX = 60.0
 BACKGROUND_S_MAX = 30.0

@@ -32,7 +32,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "versions": ("kythera.cli.versions", "versions", "List a worker's versions."),
     "secret": ("kythera.cli.secret", "secret", "Set, list and delete a worker's secrets."),
     "key": ("kythera.cli.key", "key", "Change the key that seals secrets."),
-    "workerd": ("kythera.cli.workerd", "workerd", "Choose the workerd that cells run."),
+    "workerd": (
+        "kythera.cli.workerd",
+        "workerd",
+        "Choose the workerd that this machine's cells run.",
+    ),
     "wrangler": ("kythera.cli.wrangler", "wrangler", "Run wrangler against this platform."),
     "env": ("kythera.cli.wrangler", "env", "Print the environment that wrangler needs."),
     "backup": ("kythera.cli.backup", "backup", "Write everything to one file."),

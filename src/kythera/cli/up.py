@@ -78,7 +78,7 @@ def _near(name: str, known: set[str]) -> str:
 @click.option("--advertise", default="", metavar="HOST:PORT", help="What they dial instead.")
 @click.option(
     "--secrets-key",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="The keys that seal secrets, 0600, one a line, instead of one in the state folder"
     "  [default: as at the last start].",

@@ -161,15 +161,8 @@ async def run(layout: Layout) -> None:
         blobs = Blobs(layout.blobs)
         egress = EgressCell(layout, platform, keeper, facts, workerd)
         keyring = Keyring(key_files(layout, platform))
-        maker = CellMaker(
-            layout=layout,
-            platform=platform,
-            workerd=workerd,
-            blobs=blobs,
-            sealer=keyring,
-            egress=egress.door,
-            programs=workerds.programs,
-        )
+        programs = workerds.programs
+        maker = CellMaker(layout, platform, workerd, blobs, keyring, egress.door, programs)
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
         consoles = Consoles(keeper, clock)
         hear(mind, consoles)
