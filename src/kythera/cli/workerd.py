@@ -58,6 +58,10 @@ def _refuse_broken(program: Path) -> None:
         )
 
 
+def _is_used(machine: dict[str, Any], mark: str) -> bool:
+    return not machine["workerd_change"] and bool(machine["workerd_mark"] == mark)
+
+
 def _watched(here: Here, mark: str, wait_s: float) -> dict[str, Any]:
     """Look until all cells run it. Raises KytheraError when it is refused, or time is over."""
     from kythera.cli.status import read_status
@@ -72,10 +76,11 @@ def _watched(here: Here, mark: str, wait_s: float) -> dict[str, Any]:
         except NotRunning:
             return False  # the agent is being replaced
         change = machine["workerd_change"]
-        if change != told:
+        if change != told and machine["workerd_wanted"] == mark:
             here.note(f"  {change}")
             told = change
-        return change.startswith("refused") or (not change and machine["workerd_mark"] == mark)
+        looked = machine["workerd_wanted"] == mark
+        return looked and (change.startswith("refused") or _is_used(machine, mark))
 
     if not wait_until(over, within_s=wait_s, every_s=LOOK_S):
         raise KytheraError(

@@ -79,6 +79,7 @@ class MachineFacts(Struct, frozen=True, kw_only=True):
     kythera: str = ""
     workerd: str = ""
     workerd_mark: str = ""
+    workerd_wanted: str = ""
     workerd_change: str = ""
     """How a change to another workerd goes; empty: there is none."""
     log: str = ""

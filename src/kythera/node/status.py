@@ -33,6 +33,8 @@ class MachineFacts:
     workerd: str = ""
     """Version and mark of the workerd that new cells run,"""
     workerd_mark: str = ""
+    workerd_wanted: str = ""
+    """the mark of what was chosen, as far as the agent has looked,"""
     workerd_change: str = ""
     """how a change to another one goes; empty: there is none,"""
     workerds: dict[str, str] = field(default_factory=dict)
@@ -136,6 +138,7 @@ def status(platform: Platform, cells: Cells, facts: MachineFacts) -> dict[str, A
         "kythera": kythera.__version__,
         "workerd": facts.workerd,
         "workerd_mark": facts.workerd_mark,
+        "workerd_wanted": facts.workerd_wanted,
         "workerd_change": facts.workerd_change,
         "cores": os.cpu_count() or 1,
         "cpu_share": round(facts.cpu_share, 3),

@@ -100,6 +100,7 @@ class Workerds:
         mark = mark_of(path)
         if mark in self.refused:
             return
+        self.facts.workerd_wanted = mark
         if mark != self.used.mark:
             await self._introduce(path, mark)
         elif self.before is not None:
@@ -118,8 +119,8 @@ class Workerds:
     async def _introduce(self, path: Path, mark: str) -> None:
         assert self.used is not None, "begun before"
         self._say(f"tries {path}")
-        version = await workerd_version(path)
         try:
+            version = await workerd_version(path)
             if not version:
                 raise KytheraError("it does not say its version.")
             settings = TrialSettings(path, self.platform.limits, self.platform.isolation)
