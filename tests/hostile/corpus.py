@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kythera.model.limits import MIB, Limits
+from kythera.run.sandbox import data_bytes_max
+
 FOLDER = Path(__file__).parent
 OUTCOMES = {
     "exceededCpu": "its process is ended, and counted so; 503 with code 1102 and the ray id",
@@ -31,8 +34,9 @@ ELSEWHERE = ("clocks",)
 """Folders whose workers say themselves what they saw: asked by tests/run/test_clocks.py."""
 ENDED = ("exceededCpu", "exceededMemory", "crashed")
 REACHED = "reached"
-MEMORY_MIB_MAX = 320
-"""What a worker that may have 128 MiB may have beside it: workerd itself, and garbage."""
+MEMORY_MIB_MAX = data_bytes_max(Limits().heap_mib_max, 0) / MIB + 24
+"""What a worker that says nothing may have at most: its heap, as much again, what is spared for
+workerd, and what that has when it is idle."""
 HEADER = re.compile(r"// (tries|contained|settings|ask|answered): (.+)")
 
 

@@ -19,14 +19,8 @@ from tests.processes import birth, command, family, wait_until
 
 pytestmark = pytest.mark.real
 
-PRELUDE = "the prelude takes what it needs after the worker's own code has run"
-AWAITED: dict[str, str] = {
-    "poison/console": PRELUDE,
-    "poison/function_call": PRELUDE,
-    "poison/iterators": PRELUDE,
-    "poison/object_functions": PRELUDE,
-}
-"""What cannot hold yet, and why. Empty when all is built."""
+AWAITED: dict[str, str] = {}
+"""What cannot hold yet, and why. Empty: all is built."""
 LIMITS = ("drain_ms=1500", "settle_ms=100")
 QUIET_MS_MAX = 5_000.0
 """The quiet worker's slowest answer, on a machine that is busy with other tests too."""

@@ -228,7 +228,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     an answer, follow from it."""
     request_headers_max: int = 100
     url_bytes_max: int = 8 * 1024
-    request_body_bytes_max: int = 100 * MIB
+    request_body_bytes_max: int = 5 * 1024 * MIB
     slow_look_s: float = 5.0
     """How often bodies and answers under way are looked at."""
     slow_body_s: float = 30.0

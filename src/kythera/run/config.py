@@ -28,6 +28,7 @@ from kythera.run.outbound import (
     outbound_services,
 )
 from kythera.run.prelude import (
+    NATIVES_MODULE,
     PRELUDE_MODULE,
     TRIAL_ENTRYPOINT,
     clocks_binding,
@@ -253,7 +254,10 @@ def _modules(builder: _Builder, main: str) -> list[Fields]:
     own.sort(key=lambda module: module.name != main)  # the first one is workerd's main module
     modules = [_module(module, builder.read_blob) for module in own]
     prelude = _prelude(builder, main)
-    return modules if prelude is None else [{"name": PRELUDE_MODULE, "esModule": prelude}, *modules]
+    if prelude is None:
+        return modules
+    ours = {PRELUDE_MODULE: prelude, NATIVES_MODULE: source("natives.js")}
+    return [*({"name": name, "esModule": text} for name, text in ours.items()), *modules]
 
 
 def _check_name(name: str) -> None:

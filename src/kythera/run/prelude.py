@@ -20,7 +20,10 @@ from urllib.parse import unquote
 
 EXCEPTION_MARKER = "\x01kythera-exception "
 PRELUDE_MODULE = "kythera-prelude.js"
+NATIVES_MODULE = "kythera-natives.js"
+"""What the prelude imports before the worker's own code has run."""
 CLOCKS_MODULE = "kythera:clocks"
+OUR_MODULES = (CLOCKS_MODULE, PRELUDE_MODULE, NATIVES_MODULE)
 GETTERS_ON_PROTOTYPE_SINCE = "2022-01-31"
 """Compatibility date of the flag workers_api_getters_setters_on_prototype."""
 TRIAL_ENTRYPOINT = "KytheraTrial"
@@ -56,7 +59,7 @@ def is_our_name(name: str) -> bool:
     """Tell a name that workerd could take for one of our modules, however it is written."""
     # workerd reads names as paths or as URLs: their parser drops these, unquotes, folds case.
     plain = _UNSEEN.sub("", unquote(_UNSEEN.sub("", name))).lower()
-    return any(ours in plain for ours in (CLOCKS_MODULE, PRELUDE_MODULE))
+    return any(ours in plain for ours in OUR_MODULES)
 
 
 def clocks_extension(*, of_script: bool) -> dict[str, Any]:
