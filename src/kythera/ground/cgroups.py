@@ -56,7 +56,7 @@ class Groups:
             return self._make_unified(owner, name, memory_bytes_max)
         cpu, memory = self.cpu, self.memory
         if cpu is not None:
-            _write(cpu / "cpu.shares", WEIGHT_V1 * (os.cpu_count() or 1))  # beside all of the host
+            _write(cpu / "cpu.shares", WEIGHT_V1)
             for level in owner:
                 cpu = cpu / level
                 cpu.mkdir(exist_ok=True)

@@ -48,6 +48,7 @@ from kythera.node.keeper_programs import GIVE_UP_STATUS
 from kythera.node.key_loop import KeyLoop
 from kythera.node.log_servers import LogServers
 from kythera.node.mind import Mind
+from kythera.node.pace_loop import PaceLoop
 from kythera.node.records_loop import RecordsLoop
 from kythera.node.status import MachineFacts, StatusServer
 from kythera.node.traffic_loop import TrafficLoop
@@ -236,6 +237,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         agent.consoles.run,
         partial(read_failures, agent.layout.front_log, agent.mind.request_failed),
         TurnWatch(agent.mind, agent.front.loads, agent.front.at_once).run,
+        PaceLoop(agent.mind).run,
         agent.follow,
         agent.move_log,
         agent.blobs.fetch_ahead,

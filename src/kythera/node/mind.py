@@ -314,7 +314,6 @@ class Mind:
                 stage=shut_in.stage,
                 cgroups=self.groups.open(cell, process, self._memory_mib(version)),
                 stop_order=CELL_STOP_ORDER,
-                batch=True,
             )
         except OUTSIDE_ERRORS as error:
             self._journal.error("cell_start_failed", cell=process, error=str(error))
