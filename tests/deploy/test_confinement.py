@@ -9,7 +9,7 @@ from kythera.model.errors import Refusal
 from kythera.model.limits import Limits
 from kythera.model.records import Confinement
 
-LIMITS = Limits(memory_mib_max=256, subrequests_max=50)
+LIMITS = Limits(memory_mib_max=256)
 
 
 def test_nothing_asked_is_the_platforms_own() -> None:
@@ -24,7 +24,6 @@ def test_everything_asked_is_kept() -> None:
         "egress": ["API.example.org", "*.example.com:8443", "api.example.org"],
         "clocks": "running",
         "outbound_connections": 4,
-        "subrequests": 50,
         "queue_requests": 10,
     }
     assert confinement(asked, LIMITS) == Confinement(
@@ -33,7 +32,6 @@ def test_everything_asked_is_kept() -> None:
         egress_hosts=("api.example.org", "*.example.com:8443"),
         clocks="running",
         outbound_connections=4,
-        subrequests=50,
         queue_requests=10,
     )
 
@@ -46,7 +44,7 @@ def test_everything_asked_is_kept() -> None:
         ({"memory_mib": 15}, "from 16 to 256"),
         ({"memory_mib": 257}, "from 16 to 256"),
         ({"memory_mib": True}, "from 16 to 256"),
-        ({"subrequests": 51}, "from 1 to 50"),
+        ({"subrequests": 50}, "'subrequests', which is not known"),
         ({"egress": "private"}, "public, none or"),
         ({"egress": [1]}, "a string"),
         ({"egress": ["https://example.org"]}, "no host"),

@@ -37,7 +37,6 @@ def confinement(value: Any, limits: Limits) -> Confinement:
         outbound_connections=_amount(
             asked, "outbound_connections", limits.outbound_connections_max
         ),
-        subrequests=_amount(asked, "subrequests", limits.subrequests_max),
         queue_requests=_amount(asked, "queue_requests", limits.queue_requests_max),
     )
 

@@ -45,8 +45,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Of one process: its connections, mostly."""
     temporary_bytes_max: int = 16 * MIB
     """In memory, of one process."""
-    subrequests: int = 1_000
     subrequests_max: int = 10_000
+    """Of wrangler's `limits.subrequests`, which is kept and shown, and holds nobody (decision 12)."""
     outbound_connections: int = 64
     outbound_connections_max: int = 1_000
     queue_requests: int = 1_000

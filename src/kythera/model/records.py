@@ -133,8 +133,6 @@ class Confinement(Struct, frozen=True, kw_only=True):
     """`frozen`: no clock advances within one turn of the event loop."""
     outbound_connections: int = 0
     """At the same time."""
-    subrequests: int = 0
-    """Of one request."""
     queue_requests: int = 0
     """Waiting at the door of one machine."""
 

@@ -98,6 +98,9 @@ class Mind:
         """The cells' processes by name, as the keeper holds them."""
         self._opening = 0
         self._revision = 0
+        self._servers: dict[str, WorkerKey] = {}
+        """Whose cell it is, by HAProxy's name of it, as of `_servers_at`."""
+        self._servers_at = -1
         self._journal = structlog.get_logger("cells")
 
     # -- facts ---------------------------------------------------------------------------------
@@ -224,12 +227,16 @@ class Mind:
 
     def request_failed(self, server: str, ray: str) -> None:
         """HAProxy gave up on a request that it had sent to one of our cells."""
-        for worker in self.cells.workers.values():
-            for cell in worker.cells.values():
-                if cell.name.server == server:
-                    account, name = cell.name.worker_key
-                    self.incidents.failed(account, name, ray, self.clock.now())
-                    return
+        if self._servers_at != self.cells.revision:
+            # Each name is a digest: worked out once, for failures may come in floods.
+            self._servers_at = self.cells.revision
+            self._servers = {
+                cell.name.server: cell.name.worker_key
+                for worker in self.cells.workers.values()
+                for cell in worker.cells.values()
+            }
+        if (key := self._servers.get(server)) is not None:
+            self.incidents.failed(*key, ray, self.clock.now())
 
     def traffic(self) -> tuple[dict[WorkerKey, Traffic], dict[WorkerKey, str]]:
         """Return where requests shall go now, and which workers to refuse at the door."""
