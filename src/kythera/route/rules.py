@@ -24,7 +24,7 @@ from kythera.route.weights import BUCKETS
 POOL = "pool-max-conn -1 pool-purge-delay 2s"
 """Said for every server: a server added at run time has no pool of idle connections otherwise.
 The delay is below workerd's own (5 s), so that HAProxy is the one who closes."""
-CONNECTION_REQUESTS = 256
+CONNECTION_REQUESTS = 1024
 """A connection to a cell is given up after about so many requests, so that a process added to
 the same listening socket gets its part; dynamic servers refuse `max-reuse`."""
 TRY_AGAIN = ("502", "503", "connections", "connections_per_client", "queue")
