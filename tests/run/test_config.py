@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from kythera.model.errors import Refusal
 from kythera.model.limits import Limits
 from kythera.model.records import Assets, Binding, Confinement, Module, Version
-from kythera.run.config import BINDING_TYPES, CellSettings, cell_config, schema
+from kythera.run.bindings import MAKERS
+from kythera.run.config import CellSettings, cell_config, schema
 from kythera.run.outbound import EgressDoor
 from kythera.run.prelude import CLOCKS_MODULE, PRELUDE_MODULE
 
@@ -206,7 +207,7 @@ def test_a_script_gets_its_parts_as_bindings() -> None:
     ]
 
 
-@given(st.text(min_size=1).filter(lambda kind: kind not in BINDING_TYPES))
+@given(st.text(min_size=1).filter(lambda kind: kind not in MAKERS))
 def test_a_binding_that_is_not_offered_is_refused_by_name(kind: str) -> None:
     """Goal: never dropped, always named, with what is offered instead."""
     with pytest.raises(Refusal) as refused:

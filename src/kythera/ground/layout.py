@@ -179,6 +179,20 @@ class Layout:
         """Folder of the cells' listening sockets."""
         return self.run / "cells"
 
+    def store_socket(self, store: str) -> Path:
+        """Where cells reach one of this machine's stores (`kv`, `d1` …)."""
+        return self.run / f"store-{store}.sock"
+
+    @property
+    def store_key(self) -> Path:
+        """What cells' passes to this machine's stores are signed with, 0600."""
+        return self.state / "store.key"
+
+    @property
+    def data(self) -> Path:
+        """What workers keep, a folder for each store (0700)."""
+        return self.state / "data"
+
     @property
     def egress_socket(self) -> Path:
         """Where cells' outbound requests go."""

@@ -18,6 +18,7 @@ from kythera.model.records import (
     Incidents,
     Machine,
     Record,
+    Resource,
     Routes,
     Sealing,
     Tail,
@@ -29,6 +30,8 @@ from kythera.model.records import (
 
 Name = tuple[str, str]
 """(account id, worker name)"""
+NOT_OF_A_WORKER = ("worker", "resource")
+"""Kinds whose keys a worker's name may match, and that do not end with what belongs to it."""
 
 
 class Catalog:
@@ -42,6 +45,8 @@ class Catalog:
         self._versions: dict[Name, dict[str, Version]] = defaultdict(dict)
         self._machines: dict[str, Machine] = {}
         self._tails: dict[Name, dict[str, Tail]] = defaultdict(dict)
+        self._resources: dict[Name, dict[str, Resource]] = defaultdict(dict)
+        """By account and type."""
 
     def apply(self, key: str, value: bytes | None) -> None:
         """Take one entry of the log: a record's new value, or None for its end."""
@@ -71,6 +76,8 @@ class Catalog:
                 index = self._versions  # type: ignore[assignment]
             case Tail():
                 index = self._tails  # type: ignore[assignment]
+            case Resource():
+                return self._resources[(record.account, record.type)]  # type: ignore[return-value]
             case _:
                 return None
         return index[(record.account, record.worker)]
@@ -163,6 +170,16 @@ class Catalog:
         record = self.records.get(f"domains.{account}.{worker}")
         return record if isinstance(record, Domains) else Domains(account=account, worker=worker)
 
+    def resources(self, account: str, kind: str) -> list[Resource]:
+        """Return an account's resources of one type, by name."""
+        found = self._resources.get((account, kind), {}).values()
+        return sorted(found, key=lambda resource: (resource.name, resource.id))
+
+    def resource(self, account: str, kind: str, resource_id: str) -> Resource | None:
+        """Return one resource, or None."""
+        record = self.records.get(f"resource.{account}.{kind}.{resource_id}")
+        return record if isinstance(record, Resource) else None
+
     def tails(self, account: str, worker: str) -> list[Tail]:
         """Return who watches a worker, by id."""
         found = self._tails.get((account, worker), {}).values()
@@ -171,6 +188,7 @@ class Catalog:
     def keys_of(self, account: str, worker: str) -> Iterator[str]:
         """Yield the keys of everything that belongs to a worker, the worker itself last."""
         for key in self.records:
-            if key.split(".")[1:3] == [account, worker] and not key.startswith("worker."):
+            kind, *whose = key.split(".")
+            if whose[:2] == [account, worker] and kind not in NOT_OF_A_WORKER:
                 yield key
         yield f"worker.{account}.{worker}"

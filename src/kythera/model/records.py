@@ -272,6 +272,27 @@ class Domains(Record, frozen=True, kw_only=True):
         return f"domains.{self.account}.{self.worker}"
 
 
+class Resource(Record, frozen=True, kw_only=True):
+    """Something that bindings lead to and that outlives versions: a KV namespace, a bucket, a
+    database, a queue … Its data are where its store keeps them, never here."""
+
+    kind: ClassVar[str] = "resource"
+    account: str
+    type: str
+    """As the binding's: `kv_namespace`, `r2_bucket`, `d1`, `queue` …"""
+    id: str
+    """No dot, no blank: the address of the API, and part of the key."""
+    name: str
+    """What people call it; unlike the id it may change."""
+    created_on: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    """What the type knows beside that."""
+
+    def key(self) -> str:
+        """`resource.<account>.<type>.<id>`."""
+        return f"resource.{self.account}.{self.type}.{self.id}"
+
+
 class Tail(Record, frozen=True, kw_only=True):
     """Somebody watches a worker: cells are swapped for observed ones while any of these lives."""
 
@@ -469,7 +490,7 @@ KINDS: dict[str, type[Record]] = {
     for kind in (
         *(Account, Worker, Version, Deployment, Routes, Domains, Tail),
         *(Machine, Token, Heartbeat, Core, Horizon, Sealing),
-        *(ApiToken, Audit, Incidents),
+        *(ApiToken, Audit, Incidents, Resource),
     )
 }
 R = TypeVar("R", bound=Record)

@@ -51,6 +51,7 @@ from kythera.node.mind import Mind
 from kythera.node.pace_loop import PaceLoop
 from kythera.node.records_loop import RecordsLoop
 from kythera.node.status import MachineFacts, StatusServer
+from kythera.node.stores import Stores, parts_of, store_doors
 from kythera.node.traffic_loop import TrafficLoop
 from kythera.node.turn_watch import TurnWatch
 from kythera.node.workerd_loop import Workerds
@@ -75,6 +76,7 @@ class Agent:
     front: TrafficLoop
     blobs: BlobLoop
     egress: EgressCell
+    stores: Stores
     facts: MachineFacts
     client: MeshClient
     keys: KeyLoop
@@ -91,6 +93,7 @@ class Agent:
         """Have everybody look at the catalogue."""
         self.mind.records_changed()
         self.blobs.changed()
+        self.stores.records_changed(self.mind.catalog)
 
     async def prepare(self, version: Version) -> None:
         """Wait, but not for ever, until what a version is made of is on this machine."""
@@ -163,7 +166,9 @@ async def run(layout: Layout) -> None:
         egress = EgressCell(layout, platform, keeper, facts, workerd)
         keyring = Keyring(key_files(layout, platform))
         programs = workerds.programs
-        maker = CellMaker(layout, platform, workerd, blobs, keyring, egress.door, programs)
+        stores = parts_of()
+        doors = store_doors(layout, [store.name for store in stores])
+        maker = CellMaker(layout, platform, workerd, blobs, keyring, egress.door, programs, doors)
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
         consoles = Consoles(keeper, clock)
         hear(mind, consoles)
@@ -196,6 +201,7 @@ async def run(layout: Layout) -> None:
                 platform.limits,
             ),
             egress=egress,
+            stores=Stores(layout, keeper, stores),
             facts=facts,
             client=client,
             keys=KeyLoop(keyring, platform.limits.blob_prepare_ms),
@@ -215,6 +221,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
     agent.mind.prepare, agent.mind.heal = agent.prepare, agent.blobs.heal
     agent.servers.changed = agent.mind.traffic_due
     await agent.egress.open()
+    await agent.stores.open()
     agent.mind.adopt()
     agent.records.take_changes()
     agent.records_changed()
@@ -225,6 +232,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         agent.servers.run,
         front.run,
         agent.egress.run,
+        agent.stores.run,
         agent.front.run,
         agent.front.measure,
         agent.front.watch_files,
@@ -255,6 +263,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
             agent.servers.note(event)
             front.note(event)
             agent.egress.note(event)
+            agent.stores.note(event)
             agent.front.note_exit(event)
 
 

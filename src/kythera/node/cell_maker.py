@@ -17,12 +17,14 @@ from kythera.ground.layout import Layout
 from kythera.model.platform import Platform
 from kythera.model.records import Version
 from kythera.run.assets import materialise
+from kythera.run.bindings import StoreDoors, stores_of
 from kythera.run.cell import WORKERD_MARK, CellName
 from kythera.run.config import PULSE, CellSettings, cell_config
 from kythera.run.outbound import EgressDoor
 from kythera.run.sandbox import (
     ASSETS,
     EGRESS_SOCKET,
+    STORES_FOLDER,
     TAIL_SOCKET,
     Confined,
     ShutIn,
@@ -53,6 +55,8 @@ class CellMaker:
     egress: EgressDoor | None
     programs: Mapping[str, Path] = field(default_factory=dict)
     """Where the workerd of each mark is; a process is named by the mark of its own."""
+    stores: StoreDoors | None = None
+    """This machine's stores, by where they are outside of a sandbox."""
     _trees: dict[str, Path] = field(default_factory=dict)
     """Of manifests whose trees were laid out since this agent started."""
 
@@ -67,6 +71,9 @@ class CellMaker:
             folders[TAIL_SOCKET] = self.layout.tail_socket
         if self.egress is not None and version.confinement.egress != "none":
             folders[EGRESS_SOCKET] = self.egress.socket
+        if self.stores is not None:
+            for store in stores_of(version):
+                folders[STORES_FOLDER / store] = self.stores.sockets[store]
         shut_in = ShutIn(
             program=self.programs.get(pulse.partition(WORKERD_MARK)[2], self.workerd),
             arguments=workerd_argv(sockets, "{control}"),
@@ -95,6 +102,7 @@ class CellMaker:
             assets_dir=self._seen(ASSETS, self._assets(version)),
             egress=self._egress(),
             heap_mib_max=memory_mib(version, self.platform.limits),
+            stores=self._stores(),
         )
         return cell_config(
             version,
@@ -109,6 +117,12 @@ class CellMaker:
         seen = self._seen(EGRESS_SOCKET, self.egress.socket)
         assert seen is not None, "what is there is seen somewhere"
         return replace(self.egress, socket=seen)
+
+    def _stores(self) -> StoreDoors | None:
+        if self.stores is None or not self.platform.isolation.bubblewrap:
+            return self.stores
+        inside = {store: STORES_FOLDER / store for store in self.stores.sockets}
+        return replace(self.stores, sockets=inside)
 
     def _seen(self, inside: Path, outside: Path | None) -> Path | None:
         """Return where a cell finds what is there."""

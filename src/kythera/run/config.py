@@ -5,10 +5,9 @@ in the message itself, and that nothing is dropped: a binding or module that is 
 Refusal that names it. The socket for requests is called `http`; a cell, not a trial, has another.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,18 @@ import capnp
 import msgspec
 
 from kythera.model.errors import Refusal
-from kythera.model.records import Asset, Binding, Module, Version
+from kythera.model.records import Asset, Module, Version
 from kythera.run.assets import content_types, service_config
+from kythera.run.bindings import (
+    ASSETS,
+    BindingContext,
+    Made,
+    StoreDoors,
+    json_text,
+    made,
+    module_named,
+    services_of,
+)
 from kythera.run.outbound import (
     EGRESS,
     NOTHING,
@@ -48,22 +57,11 @@ YOUNG_SHARE = 8
 """Young objects take three times this of a heap: with more, too little is left for the old ones."""
 OWN_COMPATIBILITY_DATE = "2026-06-01"
 """Of our own small workers beside the user's."""
-BINDING_TYPES = (
-    "plain_text",
-    "json",
-    "secret_text",
-    "version_metadata",
-    "assets",
-    "wasm_module",
-    "text_blob",
-    "data_blob",
-)
-"""What a version may be given today."""
 PULSE = "pulse"
 """A second socket: whatever is asked there, workerd itself answers, between two turns."""
-_WORKER, _ASSETS, _DOOR = "worker", "assets", "door"
+_WORKER, _DOOR = "worker", "door"
 _CONSOLE, _TAIL, _TAIL_SINK = "console", "tail", "tail-sink"
-_RESERVED = (NOTHING, OUTBOUND, EGRESS, TUNNELS, _ASSETS, _DOOR, _CONSOLE, _TAIL, _TAIL_SINK)
+_RESERVED = (NOTHING, OUTBOUND, EGRESS, TUNNELS, ASSETS, _DOOR, _CONSOLE, _TAIL, _TAIL_SINK)
 
 Fields = dict[str, Any]
 
@@ -79,6 +77,8 @@ class CellSettings:
     """The machine's egress cell; None: nothing outside is reached."""
     heap_mib_max: int = 128
     """0 leaves V8's own limit."""
+    stores: StoreDoors | None = None
+    """This machine's stores; None: bindings to them answer that there are none (a trial's)."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,13 @@ class _Builder:
     @property
     def has_code(self) -> bool:
         return self.version.main_module is not None or self.version.body_part is not None
+
+    @cached_property
+    def made(self) -> list[Made]:
+        """The version's bindings, as workerd reads them."""
+        version = self.version
+        context = BindingContext(version, self.read_blob, self.open_secret, self.settings.stores)
+        return [made(binding, context) for binding in version.bindings]
 
     @property
     def clocks_stand(self) -> bool:
@@ -158,6 +165,8 @@ def _config(builder: _Builder) -> Fields:
         services.append({"name": _service_name(builder.version), "worker": _worker(builder)})
     if builder.version.assets is not None:
         services += _asset_services(builder)
+    if builder.has_code:
+        services += services_of(builder.made)
     if builder.has_code and not builder.trial:
         services += _tail_services(builder)
     flags = [f"--max-heap-size={settings.heap_mib_max}"] if settings.heap_mib_max else []
@@ -198,7 +207,7 @@ def _worker(builder: _Builder) -> Fields:
     worker: Fields = {
         "compatibilityDate": version.compatibility_date,
         "compatibilityFlags": _flags(builder),
-        "bindings": [_binding(binding, builder) for binding in version.bindings],
+        "bindings": [{"name": made.name, **made.value} for made in builder.made],
         "globalOutbound": {"name": NOTHING if builder.settings.egress is None else OUTBOUND},
     }
     if version.main_module is not None:
@@ -235,20 +244,13 @@ def _tails(builder: _Builder) -> list[str]:
 
 
 def _script(builder: _Builder) -> str:
-    module = _module_named(builder.version, builder.version.body_part or "")
+    module = module_named(builder.version, builder.version.body_part or "")
     return _text(module, builder.read_blob(module.digest))
-
-
-def _module_named(version: Version, name: str) -> Module:
-    for module in version.modules:
-        if module.name == name:
-            return module
-    raise Refusal(10021, f"there is no module named {name!r} in the upload.")
 
 
 def _modules(builder: _Builder, main: str) -> list[Fields]:
     own = [m for m in builder.version.modules if m.type != "source_map"]
-    _module_named(builder.version, main)
+    module_named(builder.version, main)
     for module in own:
         _check_name(module.name)
     own.sort(key=lambda module: module.name != main)  # the first one is workerd's main module
@@ -325,51 +327,6 @@ def _text(module: Module, content: bytes) -> str:
         raise Refusal(10021, f"module {module.name!r} is not UTF-8 (byte {error.start}).") from None
 
 
-def _binding(binding: Binding, builder: _Builder) -> Fields:
-    """Return one binding; Version is immutable, so its metadata may be a constant."""
-    fields, version = binding.fields, builder.version
-    match binding.type:
-        case "plain_text":
-            value: Fields = {"text": fields["text"]}
-        case "json":
-            value = {"json": _json(fields["json"])}
-        case "secret_text":
-            value = {"text": builder.open_secret(binding.name, fields["sealed"])}
-        case "version_metadata":
-            value = {"json": _json(_metadata(version))}
-        case "assets":
-            value = {"service": {"name": _ASSETS, "entrypoint": "AssetWorker"}}
-        case "wasm_module" | "text_blob" | "data_blob":
-            value = _part(binding, builder)
-        case _:
-            raise Refusal(
-                10021,
-                f"binding {binding.name!r} has type {binding.type!r}, which is not offered yet.",
-                remedy=f"Offered are: {', '.join(BINDING_TYPES)}.",
-            )
-    return {"name": binding.name, **value}
-
-
-def _part(binding: Binding, builder: _Builder) -> Fields:
-    module = _module_named(builder.version, binding.fields["part"])
-    content = builder.read_blob(module.digest)
-    if binding.type == "text_blob":
-        return {"text": content.decode(errors="replace")}
-    return {"wasmModule" if binding.type == "wasm_module" else "data": content}
-
-
-def _metadata(version: Version) -> Fields:
-    return {
-        "id": version.id,
-        "tag": version.annotations.get("workers/tag", ""),
-        "timestamp": version.created_on,
-    }
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))  # ASCII: holds even half a surrogate pair
-
-
 def _our_worker(name: str, bindings: Sequence[Fields]) -> Fields:
     return {
         "modules": [{"name": name, "esModule": source(name)}],
@@ -384,7 +341,10 @@ def _asset_services(builder: _Builder) -> list[Fields]:
     version, folder = builder.version, builder.settings.assets_dir
     assert version.assets is not None
     assert folder is not None, "a version with assets needs their folder"
-    service: Fields = {"path": str(folder), "config": _json(service_config(version.assets.config))}
+    service: Fields = {
+        "path": str(folder),
+        "config": json_text(service_config(version.assets.config)),
+    }
     if builder.has_code:
         service["userWorker"] = {"name": _service_name(version)}
     else:
@@ -392,11 +352,11 @@ def _asset_services(builder: _Builder) -> list[Fields]:
         service["compatibilityFlags"] = list(version.compatibility_flags)
     manifest = msgspec.json.decode(builder.read_blob(version.assets.manifest), type=list[Asset])
     bindings: list[Fields] = [
-        {"name": "NEXT", "service": {"name": _ASSETS}},
-        {"name": "TYPES", "json": _json(content_types(manifest))},
+        {"name": "NEXT", "service": {"name": ASSETS}},
+        {"name": "TYPES", "json": json_text(content_types(manifest))},
     ]
     return [
-        {"name": _ASSETS, "assets": service},
+        {"name": ASSETS, "assets": service},
         {"name": _DOOR, "worker": _our_worker("door.js", bindings)},
     ]
 
@@ -405,13 +365,13 @@ def _tail_services(builder: _Builder) -> list[Fields]:
     version, socket = builder.version, builder.settings.tail_url_socket
     services: list[Fields] = []
     if version.body_part is not None:
-        told: list[Fields] = [{"name": "EXCEPTIONS", "json": _json(socket is None)}]
+        told: list[Fields] = [{"name": "EXCEPTIONS", "json": json_text(socket is None)}]
         services.append({"name": _CONSOLE, "worker": _our_worker("console.js", told)})
     if socket is not None:
         about = {"account": version.account, "worker": version.worker, "version": version.id}
         bindings: list[Fields] = [
             {"name": "SINK", "service": {"name": _TAIL_SINK}},
-            {"name": "ABOUT", "json": _json(about)},
+            {"name": "ABOUT", "json": json_text(about)},
         ]
         sink = {"address": f"unix:{socket}", "http": {}}
         services.append({"name": _TAIL, "worker": _our_worker("tail.js", bindings)})

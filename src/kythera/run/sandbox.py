@@ -22,6 +22,8 @@ ASSETS = Path("/assets")
 TAIL_SOCKET = Path("/run/tail.sock")
 EGRESS_SOCKET = Path("/run/egress.sock")
 """The one way out."""
+STORES_FOLDER = Path("/run/stores")
+"""Of the machine's stores, a socket for each that the version has a binding to."""
 UID_FIRST = 1_879_048_192
 """Above all that Debian and systemd give to people, services and containers
 (systemd's UIDS-GIDS document: unused up to 2147352575),"""

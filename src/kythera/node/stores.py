@@ -1,0 +1,87 @@
+"""This machine's stores, joined: each is a program of its own beside the cells, with a socket.
+
+A store is started through the keeper, which owns its socket: what cells ask waits while it is down.
+Cells show it their pass (`ground.passes`), signed with a key that never leaves this machine.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import anyio
+
+from kythera.ground.chance import SystemChance
+from kythera.ground.files import write_private
+from kythera.ground.layout import Layout
+from kythera.model.catalog import Catalog
+from kythera.node.keeper_client import Exited, KeeperClient
+from kythera.run.bindings import StoreDoors
+
+
+class StorePart(Protocol):
+    """One store of this machine, as the agent drives it."""
+
+    name: str
+    """As in `run.bindings.STORES`, and in the name of its socket."""
+
+    async def run(self) -> None:
+        """Keep it alive, for ever."""
+        ...
+
+    def note(self, event: Exited) -> None:
+        """Take the keeper's word that a process has ended."""
+        ...
+
+    def records_changed(self, catalog: Catalog) -> None:
+        """Look at the records: what there is to keep, and for whom."""
+        ...
+
+
+def store_key(layout: Layout) -> str:
+    """Return what passes are signed with; made at the first start."""
+    if not layout.store_key.exists():
+        write_private(layout.store_key, SystemChance().token().encode())
+    return layout.store_key.read_text(encoding="ascii")
+
+
+def store_doors(layout: Layout, stores: Iterable[str]) -> StoreDoors:
+    """Return what cells are given."""
+    sockets = {store: layout.store_socket(store) for store in stores}
+    return StoreDoors(sockets, store_key(layout))
+
+
+class Stores:
+    """All of them."""
+
+    def __init__(self, layout: Layout, keeper: KeeperClient, parts: Sequence[StorePart]) -> None:
+        self._layout = layout
+        self._keeper = keeper
+        self._parts = parts
+
+    async def open(self) -> None:
+        """Have their sockets; before a cell starts, which is shown those it may use."""
+        for part in self._parts:
+            path = self._layout.store_socket(part.name)
+            await self._keeper.listen(f"store/{part.name}", path)
+            # Cells have users of their own; who is not one of ours does not get past the folder.
+            await anyio.Path(path).chmod(0o666)
+
+    async def run(self) -> None:
+        """Keep them alive, for ever."""
+        async with anyio.create_task_group() as tasks:
+            for part in self._parts:
+                tasks.start_soon(part.run)
+
+    def note(self, event: Exited) -> None:
+        """Tell them that a process has ended."""
+        for part in self._parts:
+            part.note(event)
+
+    def records_changed(self, catalog: Catalog) -> None:
+        """Have them look at the records."""
+        for part in self._parts:
+            part.records_changed(catalog)
+
+
+def parts_of() -> list[StorePart]:
+    """Return this machine's stores."""
+    return []
