@@ -32,6 +32,9 @@ def platform(tmp_path: Path) -> Layout:
     settings = Platform(account_id="a" * 32, machine="m1", domain="example.org")
     layout.platform.write_bytes(msgspec.json.encode(settings))
     Blobs(layout.blobs).put(b"code")
+    (layout.data / "d1").mkdir(parents=True)
+    (layout.data / "d1" / "one.sqlite").write_bytes(b"rows" * 10)
+    (layout.data / "d1" / "one.dat").write_bytes(b"volume" * 100_000)
     with Copy(layout.copy) as copy:
         copy.apply(
             [
@@ -59,6 +62,9 @@ def test_what_is_restored_is_what_was_saved(platform: Layout, tmp_path: Path) ->
     assert (read.account_id, read.domain) == ("a" * 32, "example.org")
     (digest,) = Blobs(again.blobs).digests()
     assert Blobs(again.blobs).read(digest) == b"code"
+    assert (again.data / "d1" / "one.sqlite").read_bytes() == b"rows" * 10
+    assert (again.data / "d1" / "one.dat").read_bytes() == b"volume" * 100_000
+    assert [path.name for path in platform.state.iterdir() if "backup" in path.name] == []
 
 
 def test_nothing_is_written_over(platform: Layout, tmp_path: Path) -> None:
@@ -71,11 +77,12 @@ def test_nothing_is_written_over(platform: Layout, tmp_path: Path) -> None:
         restore(file, platform)
 
 
-@pytest.mark.parametrize("fault", ["cut", "flip", "swap", "garbage"])
+@pytest.mark.parametrize("fault", ["cut", "flip", "swap", "data", "lost", "garbage"])
 def test_an_archive_that_is_not_whole_is_refused(
     platform: Layout, tmp_path: Path, fault: str
 ) -> None:
-    """Cut short, a byte changed in the records, a blob under another name, no archive at all."""
+    """Cut short, a byte changed in the records or in what workers keep, a blob under another name, a
+    file that is not there, no archive at all."""
     file, broken = tmp_path / "backup.tar", tmp_path / "broken.tar"
     back_up(platform, file)
     data = file.read_bytes()
@@ -85,6 +92,10 @@ def test_an_archive_that_is_not_whole_is_refused(
         data = data.replace(b"worker.a.one", b"worker.a.0ne")
     elif fault == "swap":
         data = data.replace(b"code", b"c0de")
+    elif fault == "data":
+        data = data.replace(b"rowsrows", b"rowsr0ws")
+    elif fault == "lost":
+        data = data.replace(b"data/d1/one.dat", b"else/d1/one.dat")
     else:
         data = b"not a tar file"
     broken.write_bytes(data)
@@ -100,13 +111,25 @@ def test_names_in_an_archive_lead_nowhere_else(platform: Layout, tmp_path: Path)
     file = tmp_path / "backup.tar"
     back_up(platform, file)
     with tarfile.open(file, "a") as tar:
-        for name in ("keys/../../evil", "/evil", "keys/other"):
+        for name in ("keys/../../evil", "/evil", "keys/other", "blob/../data/evil"):
             member = tarfile.TarInfo(name)
             member.size = 4
             tar.addfile(member, io.BytesIO(b"evil"))
     restore(file, Layout(tmp_path / "again"))
     assert not list(tmp_path.rglob("evil"))
     assert not list(tmp_path.rglob("other"))
+
+
+def test_data_that_lead_elsewhere_are_refused(platform: Layout, tmp_path: Path) -> None:
+    """A file of a store has its place below the store's folder."""
+    file = tmp_path / "backup.tar"
+    back_up(platform, file)
+    with tarfile.open(file, "a") as tar:
+        member = tarfile.TarInfo("data/../../evil")
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"evil"))
+    with pytest.raises(KytheraError, match="leads elsewhere"):
+        restore(file, Layout(tmp_path / "again"))
 
 
 def test_records_of_machines_and_ends_are_not_kept() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kythera.ground.snapshots import snapshot, stopped
+from kythera.ground.snapshots import snapshot, stopped, writers
 
 WRITER = """
 import sqlite3, sys, itertools
@@ -121,3 +121,11 @@ def test_a_process_that_is_gone_stops_nobody(tmp_path: Path) -> None:
     child.wait()
     (tmp_path / "data").mkdir()
     assert snapshot(tmp_path / "data", tmp_path / "taken", [child.pid]) == []
+
+
+def test_whoever_has_a_file_open_is_found(writer: subprocess.Popen[str], tmp_path: Path) -> None:
+    """By the file itself, not by its name; and nobody else."""
+    assert writers(tmp_path / "data") == [writer.pid]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("a")
+    assert writers(tmp_path / "other") == []

@@ -1,4 +1,4 @@
-"""A backup: one tar file with every record, every blob and the keys of a platform.
+"""A backup: one tar file with every record, every blob, what workers keep, and the keys of a platform.
 
 Promises: made from this machine's own copy and blobs, so it needs no log and no other machine; the
 records in it are those of one moment; `restore` fills a new state folder whose platform, once
@@ -14,13 +14,24 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import msgspec
 from msgspec import Struct
 
 from kythera.distribute.ahead import all_versions
+from kythera.distribute.archive_data import (
+    FOLDER,
+    LISTING,
+    DataFile,
+    add_data,
+    listed,
+    read_file,
+    taken_data,
+)
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.copy import Copy
 from kythera.distribute.files import named_blobs, read_manifest
@@ -28,12 +39,15 @@ from kythera.distribute.log import Entry
 from kythera.ground.files import write_private
 from kythera.ground.key_files import key_files, render
 from kythera.ground.layout import Layout
+from kythera.ground.snapshots import Taken
 from kythera.model.catalog import Catalog
 from kythera.model.envelope import key_id, keys_used
 from kythera.model.errors import KytheraError, StoreUnavailable
 from kythera.model.names import DIGEST
 
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, 2)
+"""What can be read; the first had nothing of what workers keep."""
 ABOUT, RECORDS = "about.json", "records.json"
 PENDING = "restored.json"
 """In a restored state folder: records that are to be written to the log at the first start."""
@@ -55,6 +69,8 @@ class About(Struct, frozen=True, kw_only=True):
     records_digest: str
     blobs_missing: int = 0
     """Of those that versions refer to: they were not on the machine that was asked."""
+    data_files: int = 0
+    """Of what workers keep."""
     keys_given: bool = False
     """The operator gives the keys that seal secrets: they are not in here."""
 
@@ -120,29 +136,46 @@ def back_up(layout: Layout, file: Path, *, partial: bool = False) -> About:
             remedy="Make the backup on a core machine (`kythera machine list`), which has all, or"
             " take what is here with --partial.",
         )
-    digests = list(blobs.digests())
-    about = About(
-        account_id=platform.account_id,
-        domain=platform.domain,
-        machine=platform.machine,
-        seq=seq,
-        records=len(kept(entries)),
-        blobs=len(digests),
-        records_digest=hashlib.sha256(records).hexdigest(),
-        blobs_missing=len(missing),
-        keys_given=len(own) < len(held),
-    )
+    with taken_data(layout) as data:
+        # After the data, which name blobs too.
+        digests = list(blobs.digests())
+        about = About(
+            account_id=platform.account_id,
+            domain=platform.domain,
+            machine=platform.machine,
+            seq=seq,
+            records=len(kept(entries)),
+            blobs=len(digests),
+            records_digest=hashlib.sha256(records).hexdigest(),
+            blobs_missing=len(missing),
+            data_files=len(data),
+            keys_given=len(own) < len(held),
+        )
+        members = {
+            ABOUT: msgspec.json.format(msgspec.json.encode(about)),
+            f"keys/{layout.token.name}": layout.token.read_bytes(),
+            **({f"keys/{layout.secrets_key.name}": render(own).encode()} if own else {}),
+            RECORDS: records,
+        }
+        _write(file, members, data, blobs, digests)
+    return about
+
+
+def _write(
+    file: Path,
+    members: Mapping[str, bytes],
+    data: Iterable[Taken],
+    blobs: Blobs,
+    digests: Iterable[str],
+) -> None:
     with _new_file(file) as raw, tarfile.open(fileobj=raw, mode="w") as tar:
-        _add(tar, ABOUT, msgspec.json.format(msgspec.json.encode(about)))
-        _add(tar, f"keys/{layout.token.name}", layout.token.read_bytes())
-        if own:
-            _add(tar, f"keys/{layout.secrets_key.name}", render(own).encode())
-        _add(tar, RECORDS, records)
+        for name, content in members.items():
+            _add(tar, name, content)
+        add_data(tar, data)
         for digest in digests:
             _add(tar, f"blobs/{digest}", blobs.read(digest))
         raw.flush()
         os.fsync(raw.fileno())
-    return about
 
 
 def _keys(layout: Layout) -> list[Path]:
@@ -177,14 +210,16 @@ def restore(file: Path, layout: Layout) -> About:
     about = check(file)
     layout.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     blobs = Blobs(layout.blobs)
-    for name, data in _members(file):
+    for name, content, size in _members(file):
         folder, _, leaf = name.rpartition("/")
-        if folder == "blobs":
-            blobs.put(data)
+        if name.startswith(FOLDER):
+            read_file(name, content, size, layout.data)
+        elif folder == "blobs":
+            blobs.put(content.read())
         elif name == RECORDS:
-            write_private(layout.state / PENDING, data)
+            write_private(layout.state / PENDING, content.read())
         elif folder == "keys" and leaf in {path.name for path in _keys(layout)}:
-            write_private(layout.state / leaf, data)
+            write_private(layout.state / leaf, content.read())
     # Last, because its presence says that the folder holds a platform.
     settings = {"account_id": about.account_id, "machine": about.machine, "domain": about.domain}
     write_private(layout.platform, msgspec.json.encode(settings))
@@ -193,17 +228,30 @@ def restore(file: Path, layout: Layout) -> About:
 
 def check(file: Path) -> About:
     """Read an archive to its end without keeping anything. Raises KytheraError."""
+    with _reading(file):
+        return _checked(file)
+
+
+def _checked(file: Path) -> About:
     about: About | None = None
     records_digest, blobs = "", 0
-    for name, data in _members(file):
+    data: list[DataFile] = []
+    listing: list[DataFile] = []
+    for name, content, size in _members(file):
         if name == ABOUT:
-            about = _about(file, data)
+            about = _about(file, content.read())
         elif name == RECORDS:
-            records_digest = hashlib.sha256(data).hexdigest()
+            records_digest = hashlib.sha256(content.read()).hexdigest()
+        elif name == LISTING:
+            listing = listed(content.read())
+        elif name.startswith(FOLDER):
+            data.append(read_file(name, content, size, None))
         elif name.startswith("blobs/"):
-            _check_blob(file, name.removeprefix("blobs/"), data)
+            _check_blob(file, name.removeprefix("blobs/"), content.read())
             blobs += 1
-    if about is None or (records_digest, blobs) != (about.records_digest, about.blobs):
+    found = (records_digest, blobs, len(data))
+    whole = about is not None and found == (about.records_digest, about.blobs, about.data_files)
+    if about is None or not whole or data != listing:
         raise KytheraError(
             f"{file} is not a whole backup.", remedy="Use another one: this was cut or changed."
         )
@@ -215,9 +263,9 @@ def _about(file: Path, data: bytes) -> About:
         about = msgspec.json.decode(data, type=About)
     except msgspec.MsgspecError as error:
         raise KytheraError(f"{file} is not a backup of Kythera: {error}.") from error
-    if about.format != FORMAT:
+    if about.format not in FORMATS:
         raise KytheraError(
-            f"{file} has format {about.format}; this Kythera reads {FORMAT}.",
+            f"{file} has format {about.format}; this Kythera reads up to {FORMAT}.",
             remedy="Use the Kythera that made it, or a newer one.",
         )
     return about
@@ -228,13 +276,20 @@ def _check_blob(file: Path, digest: str, data: bytes) -> None:
         raise KytheraError(f"{file} holds a damaged blob ({digest[:80]}).")
 
 
-def _members(file: Path) -> Iterator[tuple[str, bytes]]:
+def _members(file: Path) -> Iterator[tuple[str, IO[bytes], int]]:
+    """Yield each member's name, content and size; the content is read before the next one."""
+    with _reading(file), tarfile.open(file) as tar:
+        for member in tar:
+            fits = member.size <= MEMBER_BYTES_MAX or member.name.startswith(FOLDER)
+            content = tar.extractfile(member) if fits else None
+            if content is not None:
+                yield member.name, content, member.size
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
     try:
-        with tarfile.open(file) as tar:
-            for member in tar:
-                content = tar.extractfile(member) if member.size <= MEMBER_BYTES_MAX else None
-                if content is not None:
-                    yield member.name, content.read()
+        yield
     except (OSError, tarfile.TarError) as error:
         raise KytheraError(f"{file} cannot be read as a backup: {error}.") from error
 

@@ -44,6 +44,27 @@ def snapshot(folder: Path, scratch: Path, pids: Sequence[int]) -> list[Taken]:
         return [_take(file, folder, scratch) for file in sorted(_files(folder))]
 
 
+def writers(folder: Path) -> list[int]:
+    """Return the processes that have a file below a folder open, whatever they call it: each may see
+    it under another name. Those that this one may not look into are not found."""
+    wanted = {(found.st_dev, found.st_ino) for found in map(Path.stat, _files(folder))}
+    return [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdecimal() and not wanted.isdisjoint(_open_files(entry))
+    ]
+
+
+def _open_files(process: Path) -> Iterator[tuple[int, int]]:
+    try:
+        for link in (process / "fd").iterdir():
+            with suppress(OSError):
+                found = link.stat()
+                yield found.st_dev, found.st_ino
+    except OSError:  # it has ended, or is somebody else's
+        return
+
+
 def _files(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink() and path.name not in LEFT_OUT:
