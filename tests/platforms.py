@@ -156,6 +156,7 @@ class RunningPlatform(Doors):
 
 COMMAND = (sys.executable, "-m", "kythera.cli")
 GROUPS = (
+    "backup",
     "api-token",
     "fleet",
     "key",

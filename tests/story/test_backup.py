@@ -20,10 +20,10 @@ def test_a_platform_comes_back_from_its_backup(tmp_path: Path) -> None:
         secret = {"name": "WORD", "text": "safe", "type": "secret_text"}
         assert platform.call("PUT", "/workers/scripts/shop/secrets", json=secret).is_success
         platform.wait_for("shop", "kept safe")
-        done = platform.kythera("backup", str(file))
+        done = platform.kythera("backup", "create", str(file))
         assert done.returncode == 0, done.stderr
         before = (platform.account_id, platform.token)
-    argv = [*COMMAND, "restore", "--state", str(again), str(file)]
+    argv = [*COMMAND, "backup", "restore", "--state", str(again), str(file)]
     done = subprocess.run(
         argv, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False
     )

@@ -90,7 +90,7 @@ def test_a_rotation_under_load_survives_kill_9_at_any_moment(state: Path) -> Non
         for number in range(8):
             platform.wait_for(f"shop{number}", f"kept safe{number}", deadline_s=10)
         backup = state.with_name("backup.tar")
-        assert platform.kythera("backup", str(backup)).returncode == 0
+        assert platform.kythera("backup", "create", str(backup)).returncode == 0
     again = state.with_name("again")
     restore(backup, again)
     with running(again) as platform:
@@ -107,7 +107,7 @@ def _answers(platform: Any) -> bool:
 
 def restore(backup: Path, state: Path) -> None:
     """Make a platform of a backup."""
-    argv = [*COMMAND, "restore", "--state", str(state), str(backup)]
+    argv = [*COMMAND, "backup", "restore", "--state", str(state), str(backup)]
     done = subprocess.run(
         argv, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False
     )
@@ -142,7 +142,7 @@ def test_keys_of_the_operator_are_never_on_our_disk(state: Path) -> None:
             file.write("A" * 43 + "=\n")
         assert platform.kythera("key", "rotate").returncode == 0
         backup = state.with_name("backup.tar")
-        said = platform.kythera("backup", str(backup))
+        said = platform.kythera("backup", "create", str(backup))
         assert "not the keys of the secrets" in said.stdout
         assert not (state / "secrets.key").exists()
         assert b"AAAAAAAAAAAAAAAAAAAA" not in backup.read_bytes()

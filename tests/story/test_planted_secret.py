@@ -270,7 +270,7 @@ def test_a_planted_secret_is_found_nowhere(tmp_path: Path) -> None:
         finally:
             over.set()
             looking.join()
-        day.run("backup", str(tmp_path / "backup.tar"))
+        day.run("backup", "create", str(tmp_path / "backup.tar"))
         (tmp_path / "world").mkdir()
         assert ask_everything(day, tmp_path / "world") > 20
         assert (tmp_path / "backup.tar").stat().st_size > 1_000

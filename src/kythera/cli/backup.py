@@ -1,4 +1,4 @@
-"""`kythera backup` and `kythera restore`: everything in one file, and back."""
+"""`kythera backup create | restore`: everything in one file, and back."""
 
 from pathlib import Path
 
@@ -15,14 +15,20 @@ KEYS_GIVEN = (
 FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 
 
-@click.command()
+@click.group()
+def backup() -> None:
+    """Put everything into one file, and make a platform of one."""
+
+
+@backup.command("create")
 @FILE
 @click.option("--partial", is_flag=True, help="Though not all code is on this machine.")
 @with_here
-def backup(here: Here, file: Path, *, partial: bool) -> None:
+def create(here: Here, file: Path, *, partial: bool) -> None:
     """Write everything to one file.
 
-    Records, code and keys of this platform go to a new FILE (0600).
+    Records, code, keys and what workers keep go to a new FILE (0600), as of one moment; for some
+    milliseconds those who write there stand still.
     It reads this machine's own copy, so it works while the platform runs, and while the log or
     every other machine is gone. A machine that is not core may lack code that it never ran.
     """
@@ -31,14 +37,15 @@ def backup(here: Here, file: Path, *, partial: bool) -> None:
     about = back_up(here.layout, file, partial=partial)
     lacks = f"It lacks {about.blobs_missing} blobs that are not on this machine.\n"
     text = (
-        f"{file}: {about.records} records as of {about.seq}, {about.blobs} blobs.\n"
+        f"{file}: {about.records} records as of {about.seq}, {about.blobs} blobs,"
+        f" {about.data_files} files of workers' data.\n"
         f"{lacks if about.blobs_missing else ''}"
         f"{KEYS_GIVEN if about.keys_given else KEYS_IN}"
     )
     here.show({"file": str(file), **msgspec.to_builtins(about)}, text)
 
 
-@click.command()
+@backup.command("restore")
 @FILE
 @with_here
 def restore(here: Here, file: Path) -> None:

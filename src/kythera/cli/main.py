@@ -39,8 +39,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "wrangler": ("kythera.cli.wrangler", "wrangler", "Run wrangler against this platform."),
     "env": ("kythera.cli.wrangler", "env", "Print the environment that wrangler needs."),
-    "backup": ("kythera.cli.backup", "backup", "Write everything to one file."),
-    "restore": ("kythera.cli.backup", "restore", "Make a new platform from a backup."),
+    "backup": ("kythera.cli.backup", "backup", "Put everything into one file, and back."),
 }
 """Name -> module, attribute, one line of help (repeated here so that help imports nothing)."""
 
