@@ -198,6 +198,11 @@ class Layout:
         return self.state / "store.key"
 
     @property
+    def transfers(self) -> Path:
+        """Files on their way into a store; each goes when it has arrived, or after an hour."""
+        return self.state / "transfers"
+
+    @property
     def data(self) -> Path:
         """What workers keep, a folder for each store (0700)."""
         return self.state / "data"

@@ -13,8 +13,9 @@ from kythera.ground.layout import Layout
 from kythera.ground.passes import store_key
 from kythera.model.catalog import Catalog
 from kythera.node.keeper_client import Exited, KeeperClient
-from kythera.node.workerd_store import StoreHost
+from kythera.node.workerd_store import StoreHost, WorkerdStore
 from kythera.run.bindings import StoreDoors
+from kythera.run.databases import DATABASE, databases_config
 
 
 class StorePart(Protocol):
@@ -77,4 +78,4 @@ class Stores:
 
 def parts_of(host: StoreHost) -> list[StorePart]:
     """Return this machine's stores."""
-    return []
+    return [WorkerdStore(DATABASE, host, databases_config)]
