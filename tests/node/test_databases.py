@@ -102,7 +102,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield App(platform)
 
 
-def test_statements(app: App) -> None:
+def test_statements_answer_as_cloudflares_do(app: App) -> None:
     """Goal: prepare, bind, run, all, first, raw; their results and meta as Cloudflare's."""
     app.value("run", sql="CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, age REAL)")
     made = app.value("run", sql="INSERT INTO users (name, age) VALUES (?1, ?2)", params=["Ada", 36])
@@ -144,7 +144,7 @@ def test_batch_is_atomic(app: App) -> None:
     assert app.value("first", sql="SELECT COUNT(*) AS n FROM batched", column="n") == 1
 
 
-def test_exec(app: App) -> None:
+def test_exec_runs_line_by_line(app: App) -> None:
     """Goal: a statement on each line; what fails is named by its line, and nothing of it stays."""
     done = app.value("exec", sql="CREATE TABLE executed (n);\nINSERT INTO executed VALUES (1);")
     assert done["count"] == 2
@@ -257,6 +257,8 @@ def test_what_is_acknowledged_survives(tmp_path: Path) -> None:
         assert app.value("first", sql="SELECT COUNT(*) AS n FROM kept", column="n") == 20
 
 
+TRIGGER = """CREATE TRIGGER IF NOT EXISTS t AFTER INSERT ON split BEGIN
+UPDATE split SET n = CASE WHEN n > 1 THEN 1 ELSE 2 END; SELECT 'END;'; END"""
 ONE = st.sampled_from(
     [
         "SELECT 'a;b'",
@@ -268,8 +270,7 @@ ONE = st.sampled_from(
         "SELECT CASE WHEN 1 THEN 'end' END",
         "SELECT 'it''s;'",
         "CREATE VIEW IF NOT EXISTS v AS SELECT 1",
-        "CREATE TRIGGER IF NOT EXISTS t AFTER INSERT ON split BEGIN"
-         " UPDATE split SET n = CASE WHEN n > 1 THEN 1 ELSE 2 END; SELECT 'END;'; END",
+        TRIGGER,
     ]
 )
 BETWEEN = st.sampled_from([";", ";;", "\n;\n", "; -- and so on;\n", "/* x; */;", " ; "])

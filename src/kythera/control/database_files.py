@@ -8,7 +8,6 @@ Refuses: time travel, by name (a database is one SQLite file, which keeps no pas
 import hashlib
 import json
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ async def import_(request: Request) -> Response:
             etag = as_text(document.get("etag"), "etag")
             if ETAG.fullmatch(etag) is None:
                 raise Refusal(BAD_REQUEST, "`etag` must be the MD5 of the file, in hexadecimal.")
-            await anyio.to_thread.run_sync(_sweep, services.stores.transfers)
+            await anyio.to_thread.run_sync(_sweep, services.stores.transfers, services.clock.now())
             found = {"filename": f"{database.id}.{etag}.sql"}
             address = _address(request, "d1-import", database, etag)
             return success({**_state("init"), **found, "upload_url": address})
@@ -98,10 +97,10 @@ async def _ingest(services: Services, database: Resource, filename: str) -> dict
     return {**_state("complete"), "result": result}
 
 
-def _sweep(folder: Path) -> None:
+def _sweep(folder: Path, now: float) -> None:
     """Remove what was uploaded and never taken in."""
     for file in folder.iterdir():
-        if file.stat().st_mtime < time.time() - ADDRESS_S:
+        if file.stat().st_mtime < now - ADDRESS_S:
             file.unlink(missing_ok=True)
 
 

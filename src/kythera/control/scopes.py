@@ -155,7 +155,7 @@ NEEDS: dict[str, dict[str, Need]] = {
     f"{D1}/{{database}}/time_travel/bookmark": {"GET": INSPECT},
     f"{D1}/{{database}}/time_travel/restore": {"POST": _keep("restore database")},
     f"{D1_FILES}/{{token}}": {"GET": FREE, "PUT": FREE},
-    f"{ROOT}/graphql": {"POST": LOOK},
+    f"{ROOT}/graphql": {"POST": Need((READ,), ACCOUNT, "ask for analytics")},
     # Who may call, and what was changed
     f"{ACCOUNT_PATH}/tokens": {"GET": RULE, "POST": _rule("make API token")},
     f"{ACCOUNT_PATH}/tokens/verify": {"GET": LOOK},
