@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.platforms import ROOT
 from tests.wranglers import Wrangler, write_project
 
 pytestmark = pytest.mark.story
@@ -129,3 +130,50 @@ def test_a_deploy_to_a_database_that_is_not_there_is_refused(
     project = project_with(tmp_path / "p", wrangler.name("lost"), "lost", absent)
     refused = wrangler.refuse("deploy", project=project)
     assert f"D1 binding 'DB' references database '{absent}' which was not found" in refused.text
+
+
+DRIZZLE = """
+import { drizzle } from 'drizzle-orm/d1';
+import { eq, sql } from 'drizzle-orm';
+import { integer, sqliteTable, text } from 'drizzle-orm/sqlite-core';
+const users = sqliteTable('users', {
+  id: integer('id').primaryKey({ autoIncrement: true }),
+  name: text('name').notNull().unique(),
+  born: integer('born', { mode: 'timestamp' }),
+});
+export default { async fetch(request, env) {
+  const db = drizzle(env.DB);
+  await db.run(sql`DROP TABLE IF EXISTS users`);
+  await db.run(sql`CREATE TABLE users
+    (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, born INTEGER)`);
+  const [made] = await db.insert(users).values({ name: 'Ada', born: new Date(0) }).returning();
+  const [, both] = await db.batch([
+    db.insert(users).values({ name: 'Grace' }),
+    db.select({ name: users.name }).from(users).orderBy(users.name),
+  ]);
+  await db.update(users).set({ name: 'Lovelace' }).where(eq(users.id, made.id));
+  const failed = await db.insert(users).values({ name: 'Grace' }).catch((error) => error.cause.message);
+  await db.delete(users).where(eq(users.name, 'Grace'));
+  const left = await db.select().from(users);
+  return Response.json({ born: made.born, both, failed, left: left.map(({ name }) => name) });
+} };
+"""
+
+
+def test_drizzle_works_on_a_database(wrangler: Wrangler, tmp_path: Path) -> None:
+    """Goal: a real client of the binding: inserts that return, batches, updates, what fails."""
+    name, worker = wrangler.name("drizzled"), wrangler.name("drizzle")
+    project = project_with(tmp_path / "p", worker, name, None)
+    (project / "index.js").write_text(DRIZZLE)
+    (project / "node_modules").symlink_to(ROOT / "node_modules")
+    wrangler.do("deploy", project=project)
+    wrangler.platform.wait_for(worker, '"left":["Lovelace"]')
+    assert wrangler.platform.get(worker).json() == {
+        "born": "1970-01-01T00:00:00.000Z",
+        "both": [{"name": "Ada"}, {"name": "Grace"}],
+        "failed": (
+            "D1_ERROR: UNIQUE constraint failed: users.name: SQLITE_CONSTRAINT"
+            " (extended: SQLITE_CONSTRAINT_UNIQUE)"
+        ),
+        "left": ["Lovelace"],
+    }
