@@ -171,7 +171,7 @@ def test_exec_runs_line_by_line(app: App) -> None:
         ),
         ("undefined", {}, "D1_TYPE_ERROR: Type 'undefined' not supported for value 'undefined'"),
         ("all", {"sql": "-- nothing"}, "D1_ERROR: No SQL statements detected."),
-        ("dump", {}, "D1_DUMP_ERROR: Status + 400"),
+        ("dump", {}, "D1_DUMP_ERROR: Status + 404"),
         ("query", {}, "D1_ERROR: D1Database.query() requires the d1_binding_jsrpc"),
         ("session", {"constraint": "x", "sql": "SELECT 1"}, "D1_ERROR: Invalid bookmark: x"),
         ("all", {"sql": "SELECT key FROM _cf_KV"}, "D1_ERROR: access to _cf_KV.key is prohibited"),

@@ -276,7 +276,7 @@ export default {
         return await act(request, url, database);
       }
       if (!['/query', '/execute'].includes(url.pathname)) {
-        throw new Refused(400, 'dump() was of the alpha databases alone: use wrangler d1 export.');
+        throw new Refused(404, 'dump() was of the alpha databases alone: use wrangler d1 export.');
       }
       return await query(request, url, database);
     } catch (error) {
