@@ -39,7 +39,7 @@ class MemoryStore:
             found = getattr(self, path.removeprefix("/"))(asked.resource, body)
         except (sqlite3.Error, KeyError) as error:
             return 400, msgspec.json.encode({"error": str(error)})
-        return 200, msgspec.json.encode(found)
+        return 200, found if isinstance(found, bytes) else msgspec.json.encode(found)
 
     def info(self, resource: str, body: bytes) -> Any:
         """Count tables."""
@@ -61,7 +61,7 @@ class MemoryStore:
 
     def export(self, resource: str, body: bytes) -> Any:
         """Dump a database."""
-        return {"lines": list(self.databases[resource].iterdump())}
+        return "\n".join(self.databases[resource].iterdump()).encode()
 
     def __getattr__(self, name: str) -> Any:
         """`import` cannot be the name of a method."""

@@ -1,13 +1,16 @@
 """D1 from a Worker on a real platform: every method, and what befalls the process behind it."""
 
+import hashlib
 import json
 import os
 import re
 import signal
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,7 +92,9 @@ class App:
 def store_pid(platform: RunningPlatform) -> int:
     """Return the process of the store."""
     for pid in children(platform.process.pid):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        command = ""
+        with suppress(OSError):  # it has ended
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
         if re.search(r"--bind\0[^\0]*\0/data\0", command):
             return pid
     return 0
@@ -290,3 +295,48 @@ def test_a_text_is_split_where_sqlite_would(
     found = app.sql(text + tail)
     assert found["success"], (text, found)
     assert len(found["result"]) == len(parts), (text, found)
+
+
+ENDLESS = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT COUNT(*) FROM r"
+ENORMOUS = ENDLESS.replace("COUNT(*)", "n, hex(zeroblob(1000))")
+
+
+@pytest.mark.parametrize("sql", [ENDLESS, ENORMOUS])
+def test_a_statement_without_end_harms_nobody_for_long(tmp_path: Path, sql: str) -> None:
+    """Goal: one that never answers, or answers without end, is ended; the databases go on."""
+    limits = ("--limit", "store_silent_ms_max=2000", "--limit", "store_heap_mib_max=256")
+    with running(tmp_path / "state", *limits) as platform:
+        app = App(platform)
+        app.value("exec", sql="CREATE TABLE kept (n)")
+        last = store_pid(platform)
+        assert app.error("all", sql=sql) == "Network connection lost."
+        wait_until(lambda: store_pid(platform) not in (0, last), "replaced", deadline_s=20)
+        assert app.value("all", sql="SELECT COUNT(*) AS n FROM kept")["results"] == [{"n": 0}]
+
+
+def test_a_large_file_goes_in_whole_and_comes_out(app: App) -> None:
+    """Goal: as large as may be, within the store's memory; a statement has SQLite's limit."""
+    rows = ",".join(f"('{'x' * 900}')" for _ in range(100))
+    insert = f"INSERT INTO large VALUES {rows};"  # noqa: S608 (our own text)
+    sql = f"CREATE TABLE large (t);\n{insert * 1100}".encode()
+    etag = hashlib.md5(sql, usedforsecurity=False).hexdigest()
+    path = f"/d1/database/{app.id}/import"
+    begun = app.platform.call("POST", path, json={"action": "init", "etag": etag}).json()["result"]
+    with httpx.Client(trust_env=False, timeout=60) as client:
+        assert client.put(begun["upload_url"], content=sql).status_code == 200
+        address = f"{app.platform.api}/accounts/{app.platform.account_id}{path}"
+        done = client.post(
+            address,
+            json={"action": "ingest", "filename": begun["filename"], "etag": etag},
+            headers={"authorization": f"Bearer {app.platform.token}"},
+        ).json()["result"]
+    assert done["success"], done["error"]
+    assert app.value("first", sql="SELECT COUNT(*) AS n FROM large", column="n") == 110_000
+    assert len(sql) > 90 * 1024 * 1024
+    wanted = {"output_format": "polling", "dump_options": {"tables": ["large"]}}
+    path = f"/d1/database/{app.id}/export"
+    found = app.platform.call("POST", path, json=wanted).json()["result"]["result"]
+    with httpx.Client(trust_env=False, timeout=60) as client:
+        text = client.get(found["signed_url"]).text
+    assert text.count("INSERT INTO") == 110_000
+    assert not list((app.platform.state / "transfers").iterdir())

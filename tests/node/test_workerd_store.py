@@ -32,8 +32,11 @@ export class Counter extends DurableObject {
     return this.ctx.storage.sql.exec('SELECT COUNT(*) AS n FROM c').one().n;
   }
 }
+let waiting = 0;
 export default { async fetch(request, env) {
-  if (new URL(request.url).pathname === '/slow') await scheduler.wait(500);
+  const { pathname } = new URL(request.url);
+  if (pathname === '/waiting') return Response.json({ waiting });
+  if (pathname === '/slow') { waiting += 1; await scheduler.wait(500); }
   const n = await env.COUNTER.get(env.COUNTER.idFromName('only')).add();
   return Response.json({ n, name: env.NAME });
 } };
@@ -139,10 +142,13 @@ async def test_it_outlives_what_befalls_it(tmp_path: Path) -> None:
             assert await ask(keeper) == {"n": 4, "name": "one"}
             assert pid_of(client) == last
 
-            store.records_changed(named("one", "two"))
             async with anyio.create_task_group() as tasks:
                 for _ in range(3):
                     tasks.start_soon(ask, keeper, "/slow")
+                with anyio.fail_after(20):
+                    while await ask(keeper, "/waiting") != {"waiting": 3}:
+                        await anyio.sleep(0.01)
+                store.records_changed(named("one", "two"))
             await until(lambda: pid_of(client) not in (0, last))
             assert await ask(keeper) == {"n": 8, "name": "one,two"}
             store.records_changed(Catalog())

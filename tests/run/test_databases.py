@@ -16,7 +16,9 @@ from kythera.run.databases import databases_config
 from kythera.run.store_config import StoreView
 
 ID = "0f9a1c5e-27c1-4d3e-9d1b-6f3c6f8f2b11"
-VIEW = StoreView(disk=Path("/data"), key="k", limits={"d1_database_bytes_max": 5, "cpu_ms": 1})
+VIEW = StoreView(
+    disk=Path("/data"), key="k", limits={"d1_database_bytes_max": 5, "store_heap_mib_max": 1}
+)
 DOORS = StoreDoors({"d1": Path("/run/stores/d1")}, "k")
 
 

@@ -68,8 +68,8 @@ def test_a_database_from_its_beginning_to_its_end(wrangler: Wrangler, tmp_path: 
     assert "No migrations to apply" in applied.text
 
     (project / "load.sql").write_text(LOAD)
-    arguments = ("d1", "execute", name, "--remote", "-y", "--file", "load.sql")
-    assert "2 queries" in wrangler.do(*arguments, project=project).text
+    loading = ("d1", "execute", name, "--remote", "-y", "--file")
+    assert "2 queries" in wrangler.do(*loading, "load.sql", project=project).text
     found = rows(wrangler, name, "SELECT id, name FROM users", project)
     assert found == [{"id": 1, "name": "Ada"}, {"id": 2, "name": "Grace;"}]
     failed = wrangler.refuse(
@@ -78,8 +78,7 @@ def test_a_database_from_its_beginning_to_its_end(wrangler: Wrangler, tmp_path: 
     assert 'near "SELEC": syntax error' in failed.text
     assert "7500" in failed.text
     (project / "bad.sql").write_text("INSERT INTO users (name) VALUES ('x');\nSELEC 1;\n")
-    arguments = ("d1", "execute", name, "--remote", "-y", "--file", "bad.sql")
-    assert "syntax error" in wrangler.refuse(*arguments, project=project).text
+    assert "syntax error" in wrangler.refuse(*loading, "bad.sql", project=project).text
     assert len(rows(wrangler, name, "SELECT id FROM users", project)) == 2
 
     wrangler.do("deploy", project=project)

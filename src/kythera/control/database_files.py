@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kythera.control.bodies import object_body, read_body
-from kythera.control.databases import BAD_REQUEST, ask, database_of
+from kythera.control.bodies import object_body, read_body, room_for
+from kythera.control.databases import BAD_REQUEST, database_of, send
 from kythera.control.envelope import success
 from kythera.control.scopes import D1_FILES
 from kythera.control.services import Services, services_of
@@ -86,7 +87,10 @@ async def _ingest(services: Services, database: Resource, filename: str) -> dict
         raise Refusal(BAD_REQUEST, f"{filename} was not uploaded.", remedy="Import it again.")
     within_s = services.platform.limits.d1_import_ms / 1000
     try:
-        totals = await ask(services, database, "import", await file.read_bytes(), within_s=within_s)
+        began = services.clock.monotonic()
+        content = await send(services, database, "import", await file.read_bytes(), within_s)
+        totals = msgspec.json.decode(content)
+        totals["duration"] = round((services.clock.monotonic() - began) * 1000)
     except Refusal as error:
         reason = {"error": error.message, "errors": [error.message]}
         return {**_state("error"), "success": False, **reason}
@@ -107,12 +111,13 @@ def _sweep(folder: Path, now: float) -> None:
 async def put_file(request: Request) -> Response:
     """PUT a file to the address that `init` gave: taken if it is what was announced."""
     services, claims = _claimed(request, "d1-import")
-    data = await read_body(request, services.platform.limits.d1_import_bytes_max)
-    etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if etag != claims.manifest:
-        raise Refusal(BAD_REQUEST, f"The file's MD5 is {etag}, not {claims.manifest}.")
-    place = services.stores.transfers / f"{claims.worker}.{etag}.sql"
-    await anyio.to_thread.run_sync(write_private, place, data)
+    async with room_for(request, request.app.state.large_bodies):
+        data = await read_body(request, services.platform.limits.d1_import_bytes_max)
+        etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        if etag != claims.manifest:
+            raise Refusal(BAD_REQUEST, f"The file's MD5 is {etag}, not {claims.manifest}.")
+        place = services.stores.transfers / f"{claims.worker}.{etag}.sql"
+        await anyio.to_thread.run_sync(write_private, place, data)
     return Response(b"", headers={"etag": f'"{etag}"'})
 
 
@@ -129,7 +134,9 @@ async def export(request: Request) -> Response:
     if wanted["no_schema"] and wanted["no_data"]:
         raise Refusal(BAD_REQUEST, "Neither schema nor data is nothing at all.")
     # Asked now: what cannot be exported is said here, where a client looks for it.
-    await ask(services, database, "export", {**wanted, "no_data": True})
+    within_s = services.platform.limits.d1_query_ms / 1000
+    schema = msgspec.json.encode({**wanted, "no_schema": False, "no_data": True})
+    await send(services, database, "export", schema, within_s)
     address = _address(request, "d1-export", database, json.dumps(wanted))
     found = {"filename": f"{database.name}.sql", "signed_url": address}
     return success({**_state("complete", "export"), "result": found})
@@ -143,9 +150,8 @@ async def get_file(request: Request) -> Response:
     if database is None:
         raise Refusal(BAD_REQUEST, "This database has been deleted.", status=404)
     within_s = services.platform.limits.d1_import_ms / 1000
-    wanted = json.loads(claims.manifest)
-    answer = await ask(services, database, "export", wanted, within_s=within_s)
-    return Response("\n".join([*answer["lines"], ""]), media_type="application/sql")
+    text = await send(services, database, "export", claims.manifest.encode(), within_s)
+    return Response(text, media_type="application/sql")
 
 
 def _claimed(request: Request, purpose: str) -> tuple[Services, Claims]:

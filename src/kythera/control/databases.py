@@ -53,10 +53,19 @@ def database_of(request: Request) -> tuple[Services, Resource]:
     )
 
 
-async def ask(
-    services: Services, database: Resource, action: str, document: Any, *, within_s: float = 0
-) -> dict[str, Any]:
+async def ask(services: Services, database: Resource, action: str, document: Any) -> dict[str, Any]:
     """Have the store do something. Raises Refusal (7500) in SQLite's words, StoreUnavailable."""
+    body, within_s = msgspec.json.encode(document), services.platform.limits.d1_query_ms / 1000
+    answer: dict[str, Any] = msgspec.json.decode(
+        await send(services, database, action, body, within_s)
+    )
+    return answer
+
+
+async def send(
+    services: Services, database: Resource, action: str, body: bytes, within_s: float
+) -> bytes:
+    """Send the store bytes and return its answer. Raises as `ask`."""
     home = database.fields.get("machine", services.me)
     if home != services.me:
         raise Refusal(
@@ -65,14 +74,11 @@ async def ask(
             status=409,
             remedy=f"Ask the API of {home!r}: databases do not move between machines yet.",
         )
-    body = document if isinstance(document, bytes) else msgspec.json.encode(document)
     asked = Asked(STORE, services.account, database.id)
-    within_s = within_s or services.platform.limits.d1_query_ms / 1000
     status, content = await services.stores.ask(asked, f"/{action}", body, within_s)
-    answer: dict[str, Any] = msgspec.json.decode(content)
     if status != 200:
-        raise Refusal(SQL_FAILED, str(answer.get("error", "unknown error")))
-    return answer
+        raise Refusal(SQL_FAILED, str(msgspec.json.decode(content).get("error", "unknown error")))
+    return content
 
 
 def view(database: Resource, info: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -79,6 +79,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     """One that does not answer for this long is killed and replaced: longer than a statement may run."""
     store_drain_ms: int = 10_000
     """One told to stop, for its configuration has changed, is killed after this long."""
+    store_heap_mib_max: int = 1_024
+    """Of one store's JavaScript; who asks for more than fits ends the process, and another starts."""
     store_file_bytes_max: int = 16 * 1024 * MIB
     """Of one file: who writes beyond it is ended, so stores refuse before."""
 

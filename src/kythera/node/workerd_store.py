@@ -3,7 +3,8 @@
 Promises: its sockets are the keeper's, so that what is asked waits while it is down; it is started
 when the records name something to keep, and started anew (its requests end first, new ones wait)
 when they make another configuration of it; a process of a crashed agent is adopted; one that does
-not answer is killed and replaced. It writes one folder alone, `layout.data/<store>`.
+not answer is killed and replaced. It writes one folder alone, `layout.data/<store>`. What it has
+accepted and not begun to read when it is told to end is cut, undone: two processes never share the folder.
 """
 
 import hashlib

@@ -41,7 +41,9 @@ def store_config(services: Sequence[Fields], door: Fields, view: StoreView) -> b
         {"name": "http", "http": {}, "service": door},
         {"name": PULSE, "http": {}, "service": {"name": NOTHING}},
     ]
-    return encode({"services": [nothing(), disk, *services], "sockets": sockets})
+    heap = f"--max-heap-size={view.limits['store_heap_mib_max']}"
+    everything = [nothing(), disk, *services]
+    return encode({"services": everything, "sockets": sockets, "v8Flags": [heap]})
 
 
 def own_modules(*names: str) -> list[Fields]:

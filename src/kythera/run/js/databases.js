@@ -145,8 +145,21 @@ export class Database extends D1Database {
     return this.run(found.map((query) => ({ ...query, params })), true);
   }
 
-  importText(text) {
-    this.#check();
+  // What may be larger than an RPC call holds (32 MiB).
+  async fetch(request) {
+    try {
+      this.#check();
+      if (new URL(request.url).pathname === '/import') {
+        return Response.json(this.#take(await request.text()));
+      }
+      const { no_schema: noSchema, no_data: noData, tables } = await request.json();
+      return new Response([...super.dump(noSchema, noData, ...tables), ''].join('\n'));
+    } catch (error) {
+      return Response.json({ error: error.message }, { status: 400 });
+    }
+  }
+
+  #take(text) {
     const { sql } = this.ctx.storage;
     const totals = { num_queries: 0, rows_read: 0, rows_written: 0 };
     this.ctx.storage.transactionSync(() => {
@@ -242,19 +255,13 @@ const ACTIONS = {
     const work = batch === undefined ? database.runText(sql, params) : database.run(batch, true);
     return timed(work, asArrays);
   },
-  async '/import'(request, database) {
-    const text = await request.text();
-    const begun = Date.now();
-    const totals = await database.importText(text);
-    return { ...totals, duration: Date.now() - begun };
-  },
-  async '/export'(request, database) {
-    const { no_schema: noSchema, no_data: noData, tables } = await request.json();
-    return { lines: await database.dump(noSchema, noData, ...tables) };
-  },
 };
+const STREAMED = ['/import', '/export'];
 
 async function act(request, url, database) {
+  if (STREAMED.includes(url.pathname)) {
+    return database.fetch(request);
+  }
   const action = ACTIONS[url.pathname];
   if (action === undefined || request.method !== 'POST') {
     throw new Refused(404, 'There is no such action.');
