@@ -14,6 +14,7 @@ from kythera.control.app import build_app
 from kythera.control.store import put
 from kythera.control.store_calls import Asked
 from kythera.model.limits import Limits
+from tests.control.tokens import bearer, is_forbidden, token
 from tests.control.world import ACCOUNT, QUICK, ROOT, World, form, world_at
 
 pytestmark = pytest.mark.anyio
@@ -258,3 +259,29 @@ async def test_a_database_of_another_machine_says_whose_it_is(d1: Databases) -> 
     _, code, text = await d1.refused("POST", f"{D1}/{found}/query", {"sql": "SELECT 1"})
     assert code == 7500
     assert "kept by the machine 'other'" in text
+
+
+async def test_a_token_for_one_worker_reaches_no_database(d1: Databases) -> None:
+    """Goal: neither by the API, nor through code; what the worker was given before, it keeps."""
+    found, other = await d1.make(), await d1.make("two")
+    headers = bearer(await token(d1.world, "deploy", workers=["hello"]))
+    listed = await d1.world.call("GET", D1, headers=headers)
+    assert listed.json()["result"] == []
+    for method, path, body in (
+        ("POST", D1, {"name": "three"}),
+        ("GET", f"{D1}/{found}", None),
+        ("DELETE", f"{D1}/{found}", None),
+        ("POST", f"{D1}/{found}/query", {"sql": "SELECT 1"}),
+        ("POST", f"{D1}/{found}/export", {}),
+    ):
+        assert is_forbidden(await d1.world.call(method, path, body, headers=headers))
+    address = f"{ROOT}/accounts/{ACCOUNT}/workers/scripts/hello"
+    binding = {"name": "DB", "type": "d1", "id": found}
+    tried = await d1.world.call("PUT", address, files=form(bindings=[binding]), headers=headers)
+    assert is_forbidden(tried)
+    await d1.world.deploy(bindings=[binding])
+    again = await d1.world.call("PUT", address, files=form(bindings=[binding]), headers=headers)
+    assert again.json()["success"]
+    binding["id"] = other
+    tried = await d1.world.call("PUT", address, files=form(bindings=[binding]), headers=headers)
+    assert is_forbidden(tried)
