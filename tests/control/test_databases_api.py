@@ -13,6 +13,7 @@ import pytest
 from kythera.control.app import build_app
 from kythera.control.store import put
 from kythera.control.store_calls import Asked
+from kythera.model.errors import StoreUnavailable
 from kythera.model.limits import Limits
 from tests.control.tokens import bearer, is_forbidden, token
 from tests.control.world import ACCOUNT, QUICK, ROOT, World, form, world_at
@@ -27,12 +28,15 @@ class MemoryStore:
 
     def __init__(self, folder: Path) -> None:
         self.databases: dict[str, sqlite3.Connection] = {}
+        self.away = False
         self._folder = folder
 
     async def ask(self, asked: Asked, path: str, body: bytes, within_s: float) -> tuple[int, bytes]:
         """Do what an action is for."""
         assert asked.store == "d1"
         assert asked.account == ACCOUNT
+        if self.away:
+            raise StoreUnavailable("The store 'd1' did not answer: a test said so.")
         if path == "/create":
             self.databases[asked.resource] = sqlite3.connect(":memory:", isolation_level=None)
             return 200, b'{"file_size": 8192, "num_tables": 0}'
@@ -285,3 +289,14 @@ async def test_a_token_for_one_worker_reaches_no_database(d1: Databases) -> None
     binding["id"] = other
     tried = await d1.world.call("PUT", address, files=form(bindings=[binding]), headers=headers)
     assert is_forbidden(tried)
+
+
+async def test_a_store_that_is_away_leaves_no_name_behind(d1: Databases) -> None:
+    """Goal: 503, said to be so; the same name can be made when it is back."""
+    d1.store.away = True
+    answer = await d1.world.call("POST", D1, {"name": "one"})
+    assert answer.status_code == 503
+    assert "did not answer" in answer.text
+    d1.store.away = False
+    assert await d1.world.ok("GET", D1) == []
+    await d1.make()

@@ -23,7 +23,7 @@ from kythera.control.store import end, put
 from kythera.control.store_calls import Asked
 from kythera.deploy.documents import as_list, as_object, as_text, shown
 from kythera.ground.clock import iso
-from kythera.model.errors import Refusal
+from kythera.model.errors import KytheraError, Refusal
 from kythera.model.limits import MIB
 from kythera.model.records import Resource
 
@@ -130,8 +130,22 @@ async def post_database(request: Request) -> Response:
         await services.store.write([put(made, 0)])
 
     await services.store.settled("D1 databases", write)
-    info = await ask(services, made, "create", {})
+    try:
+        info = await ask(services, made, "create", {})
+    except KytheraError:
+        await _end(services, made)  # A name without a database would help nobody.
+        raise
     return success(view(made, info))
+
+
+async def _end(services: Services, database: Resource) -> None:
+    """End a record, if it is still there."""
+
+    async def write() -> None:
+        if database in resources(services):
+            await services.store.write([end(database.key())])
+
+    await services.store.settled("D1 databases", write)
 
 
 def _refuse_taken(name: str, there: list[Resource], most: int) -> None:
@@ -170,12 +184,7 @@ async def delete_database(request: Request) -> Response:
     for ending in ("", "-wal", "-shm"):
         file = anyio.Path(folder / f"{answer['id']}.sqlite{ending}")
         await file.unlink(missing_ok=True)
-
-    async def write() -> None:
-        if database in resources(services):
-            await services.store.write([end(database.key())])
-
-    await services.store.settled("D1 databases", write)
+    await _end(services, database)
     return success(None)
 
 
