@@ -18,6 +18,7 @@ import msgspec
 from bench import (
     clocks,
     cold,
+    d1,
     egress,
     failures,
     fleet,
@@ -35,6 +36,7 @@ BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "front": front.run,
     "cold": cold.run,
     "egress": egress.run,
+    "d1": d1.run,
     "clocks": clocks.run,
     "thousand": thousand.run,
     "deploys": failures.deploys,

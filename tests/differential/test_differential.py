@@ -1,6 +1,7 @@
 """The same workers, asked the same, on `wrangler dev` and on Kythera: where they differ it is known why."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -9,7 +10,7 @@ from tests.differential.cases import Case, Difference, Request, argued, cases
 from tests.differential.compare import Answer, Found, differences
 from tests.differential.dev import wrangler_dev
 from tests.platforms import RunningPlatform
-from tests.wranglers import VERSIONS
+from tests.wranglers import VERSIONS, Wrangler, write_project
 
 NEWEST = max(VERSIONS, key=lambda version: [int(part) for part in version.split(".")])
 ANSWER_S_MAX = 20.0
@@ -44,8 +45,13 @@ def of(case: Case, request: Request) -> list[Difference]:
     return [d for d in argued() if d.case == case.name and d.request in (str(request), "*")]
 
 
-def deploy(platform: RunningPlatform, case: Case) -> None:
-    """Deploy a worker that needs no more than its variables."""
+def deploy(platform: RunningPlatform, case: Case, folder: Path) -> None:
+    """Deploy a worker; wrangler makes what it needs beside its variables."""
+    if set(case.config) - {"vars"}:
+        project = write_project(folder / "project", case.wrangler())
+        (folder / "home").mkdir()
+        Wrangler(NEWEST, platform, folder / "home").do("deploy", project=project)
+        return
     bindings = [
         {"name": name, "type": "plain_text", "text": value}
         if isinstance(value, str)
@@ -64,10 +70,10 @@ def deploy(platform: RunningPlatform, case: Case) -> None:
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: str(case.name))
 def test_a_worker_answers_as_under_wrangler_dev(
-    case: Case, there: str, platform: RunningPlatform
+    case: Case, there: str, platform: RunningPlatform, tmp_path: Path
 ) -> None:
     """Each request of its script: status, headers and body; what differs is argued."""
-    deploy(platform, case)
+    deploy(platform, case, tmp_path)
     host = f"{case.name}.{platform.domain}"
     surprises = []
     for request in case.requests:

@@ -34,3 +34,34 @@ def test_a_platform_comes_back_from_its_backup(tmp_path: Path) -> None:
         platform.wait_for("shop", "kept safe", deadline_s=10)
         platform.upload("shop", CODE.replace("kept", "changed"))
         platform.wait_for("shop", "changed safe")
+
+
+WITH_DATABASE = """export default { async fetch(request, env) {
+  const { pathname } = new URL(request.url);
+  if (pathname === '/make') await env.DB.exec('CREATE TABLE kept (n)');
+  if (pathname === '/add') await env.DB.exec('INSERT INTO kept VALUES (1)');
+  return new Response(`rows ${await env.DB.prepare('SELECT COUNT(*) AS n FROM kept').first('n')}`);
+} };"""
+
+
+def test_databases_come_back_from_a_backup(tmp_path: Path) -> None:
+    """What a database had when the backup was made is there again, and goes on from there."""
+    file, again = tmp_path / "kythera.tar", tmp_path / "again"
+    with running(tmp_path / "first") as platform:
+        made = platform.call("POST", "/d1/database", json={"name": "kept"}).json()["result"]
+        binding = {"name": "DB", "type": "d1", "id": made["uuid"]}
+        platform.upload("shop", WITH_DATABASE, bindings=[binding])
+        platform.wait_for("shop", "rows 0", "/make")
+        for count in range(1, 4):
+            assert platform.get("shop", "/add").text == f"rows {count}"
+        done = platform.kythera("backup", "create", str(file))
+        assert done.returncode == 0, done.stderr
+        assert platform.get("shop", "/add").text == "rows 4"
+    argv = [*COMMAND, "backup", "restore", "--state", str(again), str(file)]
+    done = subprocess.run(
+        argv, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    with running(again) as platform:
+        platform.wait_for("shop", "rows 3", deadline_s=10)
+        assert platform.get("shop", "/add").text == "rows 4"

@@ -2,7 +2,7 @@
 
 Promises: what was acknowledged on another machine is seen here, or the answer says how old it is;
 tokens are compared in constant time; nothing but health, tail sockets (whose URL is the
-capability) and asset uploads (which bring a token of their own) passes without one; wrong tokens are
+capability), asset uploads and databases' files (which bring a token of their own) passes without one; wrong tokens are
 counted, and slow whoever sends many; whatever goes wrong behind the gate leaves as an envelope, and
 what nobody expected is in the journal.
 """
@@ -30,7 +30,9 @@ from kythera.control.services import Services
 from kythera.model.errors import KytheraError, StoreUnavailable
 
 ACCOUNT = re.compile(r"/client/v4/accounts/(?P<account>[^/]+)(/.*)?", re.DOTALL)
-OWN_TOKEN = re.compile(r"/client/v4/accounts/[^/]+/workers/assets/upload(/.*)?", re.DOTALL)
+OWN_TOKEN = re.compile(
+    r"/client/v4/(accounts/[^/]+/workers/assets/upload(/.*)?|d1/files/.*)", re.DOTALL
+)
 OPEN = ("/healthz",)
 AS_IT_IS = re.compile(r"/client/v4/(user(/.*)?|accounts/[^/]+/kythera/status)", re.DOTALL)
 """What does not come from the records, or must be told while the log is away."""

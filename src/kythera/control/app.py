@@ -15,7 +15,10 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from kythera.control import (
     api_tokens,
     audit_log,
+    database_files,
+    databases,
     fleet_status,
+    graphql,
     identity,
     join_tokens,
     keys,
@@ -58,6 +61,9 @@ def api_routes(services: Services) -> list[BaseRoute]:
         *keys.routes(ACCOUNT),
         *api_tokens.routes(ACCOUNT),
         *audit_log.routes(ACCOUNT),
+        *databases.routes(ACCOUNT),
+        *database_files.routes(ACCOUNT),
+        *graphql.routes(ROOT),
         *not_offered.routes(ACCOUNT),
     ]
 

@@ -15,7 +15,6 @@ from kythera.model.errors import Refusal
 ABSENT = {
     "storage/kv/namespaces": "KV namespaces",
     "r2/buckets": "R2 buckets",
-    "d1/database": "D1 databases",
     "queues": "queues",
     "workflows": "workflows",
     "hyperdrive/configs": "Hyperdrive",

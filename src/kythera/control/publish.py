@@ -13,6 +13,7 @@ import anyio
 import msgspec
 
 from kythera.control.caller import called_by, refuse_beyond
+from kythera.control.resources import refuse_absent, refuse_new
 from kythera.control.scopes import needed_for
 from kythera.control.services import Services, Tried
 from kythera.control.store import Change, end, put
@@ -85,6 +86,8 @@ async def publish(
             current=catalog.deployed(account, name),
         )
         draft = await anyio.to_thread.run_sync(drafting, origin)
+        refuse_new(origin.previous, draft.version)
+        refuse_absent(catalog, draft.version)
         refuse_beyond(needed_for(origin.previous, draft.version, draft.settings), name)
         tried = await _tried(services, draft, proven)
         return await _store(services, tried, guard, deploy=deploy)

@@ -20,6 +20,8 @@ ACCOUNT_PATH = f"{ROOT}/accounts/{{account}}"
 WORKERS = f"{ACCOUNT_PATH}/workers"
 SCRIPT = f"{WORKERS}/scripts/{{name}}"
 KYTHERA = f"{ACCOUNT_PATH}/kythera"
+D1 = f"{ACCOUNT_PATH}/d1/database"
+D1_FILES = f"{ROOT}/d1/files"
 
 READ, DEPLOY, SECRETS, ADMIN = SCOPES = ("read", "deploy", "secrets", "admin")
 INCLUDES: Mapping[str, frozenset[str]] = {
@@ -67,6 +69,11 @@ def _either(does: str) -> Need:
 
 def _secret(does: str) -> Need:
     return Need((SECRETS,), WORKER, does)
+
+
+def _keep(does: str) -> Need:
+    """Of what workers keep, which is the account's and no one worker's."""
+    return Need((DEPLOY,), PLATFORM, does)
 
 
 def _rule(does: str) -> Need:
@@ -133,6 +140,22 @@ NEEDS: dict[str, dict[str, Need]] = {
     f"{KYTHERA}/keys/rotate": {"POST": _rule("rotate secrets' key")},
     f"{KYTHERA}/tokens": {"GET": RULE, "POST": _rule("make join token")},
     f"{KYTHERA}/tokens/{{token}}": {"DELETE": _rule("revoke join token")},
+    # Databases: a file's address is its permission
+    D1: {"GET": LOOK, "POST": _keep("create database")},
+    f"{D1}/{{database}}": {
+        "GET": INSPECT,
+        "PUT": _keep("change database"),
+        "PATCH": _keep("change database"),
+        "DELETE": _keep("delete database"),
+    },
+    f"{D1}/{{database}}/query": {"POST": _keep("query database")},
+    f"{D1}/{{database}}/raw": {"POST": _keep("query database")},
+    f"{D1}/{{database}}/import": {"POST": _keep("import into database")},
+    f"{D1}/{{database}}/export": {"POST": _keep("export database")},
+    f"{D1}/{{database}}/time_travel/bookmark": {"GET": INSPECT},
+    f"{D1}/{{database}}/time_travel/restore": {"POST": _keep("restore database")},
+    f"{D1_FILES}/{{token}}": {"GET": FREE, "PUT": FREE},
+    f"{ROOT}/graphql": {"POST": Need((READ,), ACCOUNT, "ask for analytics")},
     # Who may call, and what was changed
     f"{ACCOUNT_PATH}/tokens": {"GET": RULE, "POST": _rule("make API token")},
     f"{ACCOUNT_PATH}/tokens/verify": {"GET": LOOK},

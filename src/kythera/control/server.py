@@ -33,6 +33,7 @@ from kythera.control.key_rotation import keep_keys, sealing_key
 from kythera.control.restored import take_back
 from kythera.control.services import OpenSecret, ReadBlob, Services, Tried
 from kythera.control.store import Store, put
+from kythera.control.store_calls import SocketStores
 from kythera.control.tail_hub import TailHub
 from kythera.control.tails import keep_sweeping
 from kythera.control.unmasked import LenientWebSockets
@@ -156,6 +157,7 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
             carrier=await stack.enter_async_context(carrier),
             relay=Relay(copy, limits),
             wrong_tokens=WrongTokens(limits),
+            stores=SocketStores(layout),
             keyring=keyring,
         )
 

@@ -13,6 +13,7 @@ from kythera.control.asset_sessions import AssetSessions
 from kythera.control.caller import ROOT_NAME, calling
 from kythera.control.carrier import Carrier, NoCarrier
 from kythera.control.fleet import Fleet
+from kythera.control.store_calls import NoStores, StoreCalls
 from kythera.control.wrong_tokens import WrongTokens
 from kythera.deploy.bindings import Seals
 from kythera.ground.chance import Chance
@@ -98,6 +99,8 @@ class Services:
     relay: "Relay | None" = None
     """Serves this machine's copy to others that follow it."""
     wrong_tokens: WrongTokens = field(default_factory=lambda: WrongTokens(Limits()))
+    stores: StoreCalls = field(default_factory=NoStores)
+    """This machine's stores."""
     keyring: "Keyring | None" = None
     """This machine's keys for secrets; `seals` is the same, where there is one."""
 

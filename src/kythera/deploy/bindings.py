@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from kythera.deploy.bindings_d1 import database_id
 from kythera.deploy.documents import as_list, as_object, as_text, as_texts, shown
 from kythera.deploy.refusals import Refusals, invalid
 from kythera.model.limits import Limits
@@ -30,6 +31,7 @@ OFFERED = (
     "wasm_module",
     "text_blob",
     "data_blob",
+    "d1",
 )
 PART_TYPES = {"wasm_module": "wasm", "text_blob": "text", "data_blob": "data"}
 """Bindings of the service-worker format to a part of the upload, and that part's module type."""
@@ -37,7 +39,6 @@ PART_TYPES = {"wasm_module": "wasm", "text_blob": "text", "data_blob": "data"}
 NOT_OFFERED_YET = {
     "kv_namespace": "KV namespaces",
     "r2_bucket": "R2 buckets",
-    "d1": "D1 databases",
     "durable_object_namespace": "Durable Objects",
     "queue": "queues",
     "service": "service bindings",
@@ -191,6 +192,10 @@ def _read_inherit(name: str, kind: str, fields: Mapping[str, Any], origin: Origi
     return Binding(name=name, type=kind, fields={"old_name": old_name})
 
 
+def _read_database(name: str, kind: str, fields: Mapping[str, Any], origin: Origin) -> Binding:
+    return Binding(name=name, type=kind, fields={"id": database_id(name, fields)})
+
+
 READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "plain_text": _read_text,
     "secret_text": _read_text,
@@ -199,6 +204,7 @@ READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "text_blob": _read_part,
     "data_blob": _read_part,
     "inherit": _read_inherit,
+    "d1": _read_database,
 }
 
 

@@ -72,6 +72,27 @@ class Limits(Struct, frozen=True, kw_only=True):
     egress_silent_ms_max: int = 10_000
     """An egress cell that does not answer for this long is killed and replaced."""
 
+    # Stores that are a workerd of their own
+    store_look_ms: int = 1_000
+    """Between two looks at whether a store answers."""
+    store_silent_ms_max: int = 30_000
+    """One that does not answer for this long is killed and replaced: longer than a statement may run."""
+    store_drain_ms: int = 10_000
+    """One told to stop, for its configuration has changed, is killed after this long."""
+    store_heap_mib_max: int = 1_024
+    """Of one store's JavaScript; who asks for more than fits ends the process, and another starts."""
+    store_file_bytes_max: int = 16 * 1024 * MIB
+    """Of one file: who writes beyond it is ended, so stores refuse before."""
+
+    # Databases (D1): SQLite's own, as workerd sets them, are Cloudflare's
+    d1_databases_max: int = 50_000
+    d1_database_bytes_max: int = 10_000_000_000
+    d1_query_ms: int = 30_000
+    """The API gives a statement up after this long."""
+    d1_import_bytes_max: int = 100 * MIB
+    """Of a file of SQL: it is taken in as one transaction, from memory."""
+    d1_import_ms: int = 300_000
+
     # Stop
     stop_ms: int = 10_000
     """Ctrl-C: everything has ended by then, drained if it could be, killed if not."""

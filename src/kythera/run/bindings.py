@@ -14,6 +14,7 @@ from typing import Any
 from kythera.ground.passes import PASS_HEADER, Pass, sign
 from kythera.model.errors import Refusal
 from kythera.model.records import Binding, Module, Version
+from kythera.run.bindings_d1 import database_value
 
 ASSETS = "assets"
 """The service that answers from a version's static files."""
@@ -151,6 +152,12 @@ def _part(binding: Binding, context: BindingContext) -> Made:
     return Made(binding.name, {"wasmModule" if binding.type == "wasm_module" else "data": content})
 
 
+def _database(binding: Binding, context: BindingContext) -> Made:
+    service = store_service("d1", binding.fields["id"], binding, context)
+    value = database_value(binding.name, service["name"], context.version)
+    return Made(binding.name, value, (service,))
+
+
 MAKERS: dict[str, Maker] = {
     "plain_text": _text,
     "json": _json,
@@ -160,7 +167,8 @@ MAKERS: dict[str, Maker] = {
     "wasm_module": _part,
     "text_blob": _part,
     "data_blob": _part,
+    "d1": _database,
 }
 """What a version may be given."""
-STORES: dict[str, str] = {}
+STORES: dict[str, str] = {"d1": "d1"}
 """Of which store a kind of binding is."""

@@ -1,0 +1,58 @@
+"""What an upload's bindings lead to: it must be there, and the caller's to give.
+
+Promises: an upload that names what is not there is refused by name, and nothing is stored; a token for
+some workers, which may not reach the account's resources, cannot do so through a worker's code.
+"""
+
+from collections.abc import Mapping
+
+from kythera.control.caller import FORBIDDEN, Forbidden, calling
+from kythera.deploy.refusals import Refusals
+from kythera.model.catalog import Catalog
+from kythera.model.records import Version
+
+LEADS_TO: Mapping[str, tuple[str, str, int]] = {
+    "d1": ("id", "D1 binding {} references database", 10181)
+}
+"""Type of binding (and of resource) → its field with the resource's id, words, Cloudflare's code."""
+
+
+def refuse_absent(catalog: Catalog, version: Version) -> None:
+    """Refuse bindings to resources that the account does not have, all of them at once."""
+    reasons = []
+    for binding in version.bindings:
+        if binding.type not in LEADS_TO:
+            continue
+        field, words, code = LEADS_TO[binding.type]
+        wanted = binding.fields[field]
+        if catalog.resource(version.account, binding.type, wanted) is None:
+            called = words.format(repr(binding.name))
+            reasons.append((code, f"{called} {wanted!r} which was not found."))
+    if reasons:
+        raise Refusals(reasons)
+
+
+def refuse_new(before: Version | None, version: Version) -> None:
+    """Refuse a caller whose token is for some workers only to give one of them a resource that it
+    did not have before. Raises Forbidden."""
+    caller = calling.get()
+    if caller is None or not caller.workers:
+        return
+    had = set() if before is None else _led_to(before)
+    for kind, resource in sorted(_led_to(version) - had):
+        raise Forbidden(
+            FORBIDDEN,
+            f'Authentication error: the API token "{caller.name}" is for some workers only: it'
+            f" cannot give Worker {version.worker!r} the {kind} resource {resource!r}.",
+            status=403,
+            remedy="Deploy it once with one for all of them, and this one may go on:"
+            " kythera api-token create --name NAME --scope deploy",
+        )
+
+
+def _led_to(version: Version) -> set[tuple[str, str]]:
+    return {
+        (binding.type, binding.fields[LEADS_TO[binding.type][0]])
+        for binding in version.bindings
+        if binding.type in LEADS_TO
+    }

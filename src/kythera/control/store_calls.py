@@ -1,0 +1,91 @@
+"""How the API asks this machine's stores: over their sockets, with a pass of the platform's own.
+
+A pass without a worker is the API's; no cell gets one. Promises a deadline for each call, and that a
+store that is away is said to be away (StoreUnavailable), never taken for an empty one.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import anyio
+import httpx
+
+from kythera.ground.layout import Layout
+from kythera.ground.passes import PASS_HEADER, Pass, sign, store_key
+from kythera.model.errors import StoreUnavailable
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is meant: a resource in a store of this machine."""
+
+    store: str
+    account: str
+    resource: str
+
+
+class StoreCalls(Protocol):
+    """Asks this machine's stores."""
+
+    async def ask(self, asked: Asked, path: str, body: bytes, within_s: float) -> tuple[int, bytes]:
+        """Return status and body of an answer. Raises StoreUnavailable."""
+        ...
+
+    def folder(self, store: str) -> Path:
+        """Return where a store keeps what it is given."""
+        ...
+
+    @property
+    def transfers(self) -> Path:
+        """Return the folder for files on their way into a store."""
+        ...
+
+
+class NoStores:
+    """Of a process beside which no stores run (a test's)."""
+
+    async def ask(self, asked: Asked, path: str, body: bytes, within_s: float) -> tuple[int, bytes]:
+        """Reach nobody."""
+        raise StoreUnavailable(f"The store {asked.store!r} is not here.")
+
+    def folder(self, store: str) -> Path:
+        """Have none."""
+        raise StoreUnavailable(f"The store {store!r} is not here.")
+
+    @property
+    def transfers(self) -> Path:
+        """Have none."""
+        raise StoreUnavailable("There are no stores here.")
+
+
+@dataclass(frozen=True)
+class SocketStores:
+    """The stores behind the sockets of a state folder."""
+
+    layout: Layout
+
+    async def ask(self, asked: Asked, path: str, body: bytes, within_s: float) -> tuple[int, bytes]:
+        """POST a body. A store that is starting is waited for: its socket is the keeper's."""
+        granted = Pass(account=asked.account, worker="", store=asked.store, resource=asked.resource)
+        key = await anyio.to_thread.run_sync(store_key, self.layout.store_key)
+        transport = httpx.AsyncHTTPTransport(uds=str(self.layout.store_socket(asked.store)))
+        try:
+            async with httpx.AsyncClient(transport=transport, timeout=within_s) as client:
+                answer = await client.post(
+                    f"http://store{path}", content=body, headers={PASS_HEADER: sign(granted, key)}
+                )
+        except httpx.TransportError as error:
+            why = str(error) or type(error).__name__
+            raise StoreUnavailable(f"The store {asked.store!r} did not answer: {why}.") from None
+        return answer.status_code, answer.content
+
+    def folder(self, store: str) -> Path:
+        """Return `data/<store>`."""
+        return self.layout.data / store
+
+    @property
+    def transfers(self) -> Path:
+        """Return the folder, made if need be."""
+        self.layout.transfers.mkdir(mode=0o700, exist_ok=True)
+        return self.layout.transfers
