@@ -17,6 +17,7 @@ from kythera.control import (
     audit_log,
     database_files,
     databases,
+    cron,
     fleet_status,
     graphql,
     identity,
@@ -39,7 +40,7 @@ from kythera.control.caller import calling, doing, refuse
 from kythera.control.envelope import INTERNAL, failed, failure, no_route, wrong_method
 from kythera.control.peer_gate import PeerGate
 from kythera.control.scopes import ACCOUNT_PATH as ACCOUNT
-from kythera.control.scopes import OPEN, ROOT, SCRIPT, WORKERS, need_of
+from kythera.control.scopes import KYTHERA, OPEN, ROOT, SCRIPT, WORKERS, need_of
 from kythera.control.services import Services
 from kythera.model.errors import KytheraError
 
@@ -64,6 +65,7 @@ def api_routes(services: Services) -> list[BaseRoute]:
         *databases.routes(ACCOUNT),
         *database_files.routes(ACCOUNT),
         *graphql.routes(ROOT),
+        *cron.routes(KYTHERA),
         *not_offered.routes(ACCOUNT),
     ]
 
@@ -221,8 +223,8 @@ def _triggers() -> list[BaseRoute]:
         Route(f"{WORKERS}/domains", triggers.domains, methods=["GET"]),
         Route(f"{WORKERS}/domains/records", triggers.domains, methods=["GET"]),
         Route(f"{WORKERS}/domains/records/{{domain}}", triggers.domain, methods=["GET"]),
-        Route(f"{SCRIPT}/schedules", triggers.schedules, methods=["GET"]),
-        Route(f"{SCRIPT}/schedules", triggers.put_schedules, methods=["PUT"]),
+        Route(f"{SCRIPT}/schedules", cron.schedules, methods=["GET"]),
+        Route(f"{SCRIPT}/schedules", cron.put_schedules, methods=["PUT"]),
     ]
 
 

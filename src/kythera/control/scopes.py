@@ -123,6 +123,8 @@ NEEDS: dict[str, dict[str, Need]] = {
     f"{WORKERS}/domains/records": {"GET": LOOK},
     f"{WORKERS}/domains/records/{{domain}}": {"GET": LOOK},
     f"{SCRIPT}/schedules": {"GET": SEE, "PUT": _deploy("set schedules")},
+    f"{KYTHERA}/cron": {"GET": LOOK},
+    f"{KYTHERA}/cron/{{name}}": {"POST": _deploy("run cron")},
     # Tails: who may read may watch; the socket's address is the permission
     f"{SCRIPT}/tails": {"GET": SEE, "POST": Need((READ,), WORKER, "watch")},
     f"{SCRIPT}/tails/{{tail}}": {"DELETE": Need((READ,), WORKER, "stop watching")},

@@ -10,10 +10,12 @@ comes, such as the 30th of February.
 """
 
 import calendar
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import lru_cache
+from itertools import product
 from typing import NamedTuple
 
 MINUTE_S = 60
@@ -77,8 +79,8 @@ class Cron:
     """An expression that was understood."""
 
     text: str
-    minutes: tuple[int, ...]
-    hours: tuple[int, ...]
+    times: tuple[tuple[int, int], ...]
+    """Of a day: hour and minute, in order."""
     months: frozenset[int]
     days: tuple[_Days, ...] = field(compare=False)
     """Of these, each day that any names; none: every day."""
@@ -88,9 +90,9 @@ class Cron:
         begin = datetime.fromtimestamp((moment // MINUTE_S + 1) * MINUTE_S, UTC)
         for day in self._dates(begin.date(), 1):
             floor = (begin.hour, begin.minute) if day == begin.date() else (0, 0)
-            for time in self._times():
-                if time >= floor:
-                    return _unix(day, time)
+            place = bisect_left(self.times, floor)
+            if place < len(self.times):
+                return _unix(day, self.times[place])
         return None
 
     def latest(self, moment: float, since: float) -> int | None:
@@ -100,14 +102,11 @@ class Cron:
             if _unix(day, (23, 59)) <= since:
                 return None
             ceiling = (until.hour, until.minute) if day == until.date() else (23, 59)
-            for time in reversed(self._times()):
-                if time <= ceiling:
-                    found = _unix(day, time)
-                    return found if found > since else None
+            place = bisect_right(self.times, ceiling)
+            if place > 0:
+                found = _unix(day, self.times[place - 1])
+                return found if found > since else None
         return None
-
-    def _times(self) -> list[tuple[int, int]]:
-        return [(hour, minute) for hour in self.hours for minute in self.minutes]
 
     def _dates(self, begin: date, step: int) -> Iterator[date]:
         """Yield the days that match, from one on, forwards (1) or backwards (-1)."""
@@ -145,8 +144,7 @@ def parse(text: str) -> Cron:
     days = (_days_of_month(day), _days_of_week(weekday))
     cron = Cron(
         text=text,
-        minutes=_values(minute, _MINUTE),
-        hours=_values(hour, _HOUR),
+        times=tuple(product(_values(hour, _HOUR), _values(minute, _MINUTE))),
         months=frozenset(_values(month, _MONTH)),
         days=tuple(named for named in days if named is not None),
     )
@@ -207,7 +205,7 @@ def _days_of_month(text: str) -> _Days | None:
         target = _value(text[:-1], _DAY)
         return lambda month: [month.workday_near(target)] if target <= month.last else []
     days = _values(text, _DAY)
-    return lambda month: days
+    return lambda _: days
 
 
 def _from_the_end(text: str) -> _Days:
