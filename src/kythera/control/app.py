@@ -27,6 +27,7 @@ from kythera.control import (
     machines_core,
     not_offered,
     peers,
+    queues,
     releases,
     secrets,
     static_files,
@@ -66,6 +67,7 @@ def api_routes(services: Services) -> list[BaseRoute]:
         *database_files.routes(ACCOUNT),
         *graphql.routes(ROOT),
         *cron.routes(KYTHERA),
+        *queues.routes(ACCOUNT),
         *not_offered.routes(ACCOUNT),
     ]
 

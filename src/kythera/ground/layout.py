@@ -181,7 +181,7 @@ class Layout:
 
     @property
     def events_socket(self) -> Path:
-        """Where the platform's own parts have workers' other handlers called (0600)."""
+        """Where the platform's own parts have workers' other handlers called."""
         return self.run / "events.sock"
 
     def store_socket(self, store: str) -> Path:

@@ -249,6 +249,19 @@ class Limits(Struct, frozen=True, kw_only=True):
     event_body_bytes_max: int = 32 * MIB
     """Of what a handler is given at once."""
 
+    # Queues
+    queues_max: int = 10_000
+    """Of an account; this and what follows as Cloudflare has it."""
+    queue_batch_messages_max: int = 100
+    queue_batch_wait_ms_max: int = 60_000
+    queue_retries_max: int = 100
+    queue_concurrency_max: int = 250
+    queue_delay_s_max: int = 86_400
+    queue_hidden_ms_max: int = 43_200_000
+    """How long a message that was pulled is kept from others."""
+    queue_call_ms: int = 30_000
+    """What the API waits for an answer of the store."""
+
     # Tails
     tails_per_worker_max: int = 10
     tail_idle_s: float = 30.0

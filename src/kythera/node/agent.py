@@ -227,8 +227,8 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
     agent.mind.prepare, agent.mind.heal = agent.prepare, agent.blobs.heal
     agent.servers.changed = agent.mind.traffic_due
     await agent.egress.open()
-    await agent.stores.open()
     await agent.events.open()
+    await agent.stores.open()
     agent.mind.adopt()
     agent.records.take_changes()
     agent.records_changed()

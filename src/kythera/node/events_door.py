@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
+import anyio
 import uvicorn
 
 from kythera.ground.layout import Layout
@@ -47,6 +48,8 @@ class EventsDoor:
     async def open(self) -> None:
         """Have the socket."""
         await self._keeper.listen(NAME, self._layout.events_socket)
+        # Stores have users of their own; who is not one of ours does not get past the folder.
+        await anyio.Path(self._layout.events_socket).chmod(0o666)
 
     async def run(self) -> None:
         """Serve for ever."""
