@@ -17,6 +17,10 @@ CODE = """
 export default {
   async scheduled(controller, env, ctx) {
     console.log(`called ${controller.cron} ${controller.scheduledTime}`);
+    if (controller.cron === '3 3 3 3 *') {
+      controller.noRetry();
+      ctx.waitUntil(scheduler.wait(300).then(() => console.log('waited')));
+    }
     if (controller.cron === '1 1 1 1 *') { throw new Error('as asked'); }
     if (controller.cron === '2 2 2 2 *') { for (;;) {} }
   },
@@ -64,6 +68,14 @@ def test_one_is_tried_by_hand(wrangler: Wrangler, tmp_path: Path) -> None:
         assert failed.returncode == 1
         assert f"ended with {outcome}" in failed.stderr
     assert platform.kythera("cron", "run", name, "--cron", "0 0").returncode == 1
+
+
+def test_what_a_handler_waits_for_is_waited_for(platform: RunningPlatform) -> None:
+    """Goal: `ctx.waitUntil` belongs to the call, and `noRetry` does no harm."""
+    platform.upload("waits", CODE)
+    done = platform.kythera("cron", "run", "waits", "--cron", "3 3 3 3 *", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["took_ms"] >= 290
 
 
 @pytest.mark.real
