@@ -1,7 +1,12 @@
 """Cron triggers over HTTP: replaced as a whole, kept as they were, refused in Cloudflare's words."""
 
+import dataclasses
+
+import anyio
+import msgspec
 import pytest
 
+from kythera.control.cron import CronLoop
 from tests.control.world import ACCOUNT, ROOT, World
 
 pytestmark = pytest.mark.anyio
@@ -72,3 +77,44 @@ async def test_a_call_that_cannot_be_made_says_so(world: World) -> None:
     assert (told["outcome"], told["cron"]) == ("notCalled", "* * * * *")
     assert (await world.refused("POST", f"{KYTHERA}/cron/hello", {"cron": "1"}))[1] == 10100
     assert (await world.refused("POST", f"{KYTHERA}/cron/absent", {}))[1] == 10007
+
+
+async def test_what_is_due_is_called_once_whoever_looks(world: World) -> None:
+    """Goal: of two machines over one log one calls; the next minute it is called again; a
+    call that was cut off is made again by the next life."""
+    await world.deploy()
+    made: list[int] = []
+    hold = anyio.Event()
+
+    async def called(worker: str, cron: str, at_ms: int) -> tuple[str, str]:
+        made.append(at_ms // 1000)
+        await hold.wait()
+        return "ok", ""
+
+    minute = int(world.clock.time) // 60 * 60
+    world.clock.time = minute + 5.0
+    await world.ok("PUT", "scripts/hello/schedules", [{"cron": "* * * * *"}])
+    elsewhere = msgspec.structs.replace(world.services.platform, machine="elsewhere")
+    here = CronLoop(world.services, called)
+    there = CronLoop(dataclasses.replace(world.services, platform=elsewhere), called)
+    async with anyio.create_task_group() as tasks:
+        await here.look(tasks)
+        assert made == []
+        world.clock.time = minute + 60.5
+        for loop in (here, there, here):
+            await loop.look(tasks)
+        await anyio.wait_all_tasks_blocked()
+        assert made == [minute + 60]
+        next_life = CronLoop(world.services, called)
+        await next_life.look(tasks)
+        await anyio.wait_all_tasks_blocked()
+        assert made == [minute + 60] * 2
+        hold.set()
+    world.clock.time = minute + 120.0
+    async with anyio.create_task_group() as tasks:
+        await there.look(tasks)
+        await next_life.look(tasks)
+    assert made == [minute + 60] * 2 + [minute + 120]
+    (shown,) = await world.ok("GET", f"{KYTHERA}/cron")
+    assert (shown["failed"], shown["under_way"]) == (0, 0)
+    assert shown["last"][0]["outcome"] == "ok"

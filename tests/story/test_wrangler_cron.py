@@ -9,6 +9,7 @@ import pytest
 
 from tests.platforms import RunningPlatform, running
 from tests.processes import wait_until
+from tests.story.test_wrangler_tail import watching
 from tests.wranglers import Wrangler, write_project
 
 pytestmark = pytest.mark.story
@@ -68,6 +69,25 @@ def test_one_is_tried_by_hand(wrangler: Wrangler, tmp_path: Path) -> None:
         assert failed.returncode == 1
         assert f"ended with {outcome}" in failed.stderr
     assert platform.kythera("cron", "run", name, "--cron", "0 0").returncode == 1
+
+
+def test_a_tail_shows_the_call(wrangler: Wrangler, tmp_path: Path) -> None:
+    """Goal: `wrangler tail` shows the expression, the time, the console and the exception."""
+    name, platform = wrangler.name("shown"), wrangler.platform
+    platform.upload(name, CODE)
+    project = write_project(tmp_path, {"name": name}, {"index.js": CODE})
+    with watching(wrangler, project, "--format", "json") as tail:
+
+        def called() -> object:
+            return platform.kythera("cron", "run", name, "--cron", "1 1 1 1 *")
+
+        tail.until(lambda _: len(tail.events()) > 0, called)
+        event = tail.events()[0]
+        assert event["outcome"] == "exception"
+        assert event["event"]["cron"] == "1 1 1 1 *"
+        assert event["event"]["scheduledTime"] > 1_700_000_000_000
+        assert event["logs"][0]["message"][0].startswith("called 1 1 1 1 *")
+        assert event["exceptions"][0]["message"] == "as asked"
 
 
 def test_what_a_handler_waits_for_is_waited_for(platform: RunningPlatform) -> None:

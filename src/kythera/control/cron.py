@@ -7,8 +7,9 @@ missed is made up for.
 Refuses an expression that means nothing with Cloudflare's code, and says what is wrong with it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -42,6 +43,8 @@ CALL_AGAIN_S = (1.0, 10.0)
 """Before the next try of a call that could not be made, or whose process died."""
 AGAIN = ("notCalled", "crashed")
 Begun = tuple[CronRuns, CronCall]
+Call = Callable[[str, str, int], Awaitable[tuple[str, str]]]
+"""Worker, expression, Unix milliseconds → outcome, and a word about it."""
 
 
 # -- the API ---------------------------------------------------------------------------------------
@@ -210,8 +213,10 @@ def _unrun(of: Schedules, schedule: Schedule) -> CronRuns:
 class CronLoop:
     """Calls what is due, on this machine."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, call: Call | None = None) -> None:
+        """`call` makes a call, and returns its outcome and a word about it (usually the agent)."""
         self._services = services
+        self._call = call or partial(_called, services)
         limits = services.platform.limits
         self._caller = cron_runs.Caller(services.me, services.chance.hex(16), limits)
         self._calls_max = limits.cron_calls_max
@@ -312,7 +317,7 @@ class CronLoop:
         """Call the handler; again, when it was not reached or its process died over it."""
         told = ("notCalled", "")
         for wait_s in (*CALL_AGAIN_S, None):
-            told = await _called(self._services, runs.worker, runs.cron, call.slot * 1000)
+            told = await self._call(runs.worker, runs.cron, call.slot * 1000)
             if told[0] not in AGAIN or wait_s is None:
                 break
             await anyio.sleep(wait_s)

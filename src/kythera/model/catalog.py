@@ -202,6 +202,11 @@ class Catalog:
         record = self.records.get(f"resource.{account}.{kind}.{resource_id}")
         return record if isinstance(record, Resource) else None
 
+    def all_resources(self, kind: str) -> list[Resource]:
+        """Return all accounts' resources of one type, by key."""
+        found = [index for (_, of), index in self._resources.items() if of == kind]
+        return sorted((r for index in found for r in index.values()), key=Resource.key)
+
     def tails(self, account: str, worker: str) -> list[Tail]:
         """Return who watches a worker, by id."""
         found = self._tails.get((account, worker), {}).values()

@@ -27,6 +27,7 @@ USED_S = 0.5
 END_S = 1.0
 """How long a process that broke off is waited for, to learn why."""
 ANSWER_BYTES_MAX = 1024 * 1024
+DETAIL_BYTES_MAX = 300
 EXCEEDED = {"cpu": "exceededCpu", "memory": "exceededMemory"}
 CRASHED, TOO_LONG = "crashed", "exceededWallTime"
 
@@ -125,9 +126,11 @@ class Events:
         if deadline.cancelled_caught:
             return Called.broken(TOO_LONG)
         first, _, rest = answer.partition(b"\r\n\r\n")
-        if not first.startswith(b"HTTP/1.1 "):
-            return Called.broken(await self._why(process))
-        return Called(int(first.split(b" ", 2)[1]), rest)
+        if first.startswith(b"HTTP/1.1 200 "):
+            return Called(HTTPStatus.OK, rest)
+        if first.startswith(b"HTTP/1.1 "):
+            return Called.broken("exception", rest[:DETAIL_BYTES_MAX].decode(errors="replace"))
+        return Called.broken(await self._why(process))
 
     async def _why(self, process: Process) -> str:
         """Return what a process has ended of, which is known a moment after its end."""
@@ -138,10 +141,15 @@ class Events:
 
 
 async def _asked(path: str, request: bytes) -> bytes:
-    """Send a request and return all that comes back: nothing, when the process ended over it."""
+    """Send a request and return all that comes back: nothing, when the process ended over it. Raises
+    NotCalled when it does not take connections."""
     received = bytearray()
     try:
-        async with await anyio.connect_unix(path) as stream:
+        connected = await anyio.connect_unix(path)
+    except OSError as error:
+        raise NotCalled(f"its process takes no connection ({type(error).__name__}).") from None
+    try:
+        async with connected as stream:
             await stream.send(request)
             async for chunk in stream:
                 received += chunk

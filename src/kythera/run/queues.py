@@ -10,7 +10,6 @@ from typing import Any
 
 from kythera.model.catalog import Catalog
 from kythera.model.names import queue_id
-from kythera.model.records import Resource
 from kythera.run.bindings import json_text
 from kythera.run.outbound import NOTHING
 from kythera.run.store_config import (
@@ -34,16 +33,10 @@ _ENGINE_CONSUMER = "CONSUMER"
 Fields = dict[str, Any]
 
 
-def queues_of(catalog: Catalog) -> list[Resource]:
-    """Return all accounts' queues, by key."""
-    found = [r for r in catalog.records.values() if isinstance(r, Resource) and r.type == TYPE]
-    return sorted(found, key=Resource.key)
-
-
 def consumed(catalog: Catalog) -> dict[str, Fields]:
     """Return the queues that are delivered to a worker now, by id, with the consumer of each."""
     found = {}
-    for queue in queues_of(catalog):
+    for queue in catalog.all_resources(TYPE):
         paused = queue.fields.get("settings", {}).get("delivery_paused", False)
         for consumer in queue.fields.get("consumers", ()):
             script = consumer.get("script", "")
@@ -55,12 +48,13 @@ def consumed(catalog: Catalog) -> dict[str, Fields]:
 def queues_config(catalog: Catalog, view: StoreView, events: Path) -> bytes | None:
     """Return the configuration; None while there is no queue. `events`: the agent's door, as the
     process sees it."""
-    if not queues_of(catalog):
+    queues = catalog.all_resources(TYPE)
+    if not queues:
         return None
     consumers = consumed(catalog)
     delays = {
         queue.id: delay
-        for queue in queues_of(catalog)
+        for queue in queues
         if (delay := queue.fields.get("settings", {}).get("delivery_delay", 0))
     }
     bindings: list[Fields] = [
