@@ -81,7 +81,7 @@ async def _kythera() -> AsyncIterator[Side]:
             queue = made.json()["result"]["queue_id"]
             bindings = [{"type": "queue", "name": "Q", "queue_name": QUEUE}]
             metadata = {"main_module": "w.js", "compatibility_date": "2026-01-01"}
-            form = {
+            form: dict[str, Any] = {
                 "metadata": (None, json.dumps({**metadata, "bindings": bindings})),
                 "w.js": ("w.js", CODE, "application/javascript+module"),
             }

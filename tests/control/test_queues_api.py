@@ -82,7 +82,7 @@ async def test_a_binding_leads_to_a_queue_that_is_there(world: World) -> None:
     files = form(main_module="index.js", bindings=[binding])
     refused = await world.refused("PUT", "scripts/hello", files=files)
     assert refused[1] == 11000
-    assert "'mail' (binding 'MAIL') does not exist" in refused[2]
+    assert "Queue binding 'MAIL' references queue 'mail' which was not found" in refused[2]
     queue = await made(world, "mail")
     await world.deploy("hello", bindings=[binding])
     (found,) = await world.ok("GET", QUEUES)

@@ -15,9 +15,9 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from kythera.control import (
     api_tokens,
     audit_log,
+    cron,
     database_files,
     databases,
-    cron,
     fleet_status,
     graphql,
     identity,
