@@ -25,6 +25,7 @@ from bench import (
     front,
     loops,
     neighbour,
+    queues,
     records,
     sandbox,
     thousand,
@@ -44,6 +45,7 @@ BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "sandbox": sandbox.run,
     "neighbour": neighbour.run,
     "loops": loops.run,
+    "queues": queues.run,
 }
 FLEET_BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "spread": fleet.spread,

@@ -158,6 +158,7 @@ COMMAND = (sys.executable, "-m", "kythera.cli")
 GROUPS = (
     "backup",
     "api-token",
+    "cron",
     "fleet",
     "key",
     "machine",

@@ -46,6 +46,7 @@ Commands:
   tail       Watch a worker's requests, console and exceptions.
   rollback   Serve an earlier version again.
   worker     List and delete workers.
+  cron       See cron triggers, and try them.
   versions   List a worker's versions.
   secret     Set, list and delete a worker's secrets.
   key        Change the key that seals secrets.

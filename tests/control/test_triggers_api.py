@@ -77,15 +77,6 @@ async def test_a_custom_domain_moves_only_when_somebody_says_so(world: World) ->
     ]
 
 
-async def test_no_schedule_is_fine_and_any_other_is_refused_in_words(world: World) -> None:
-    """Cron triggers are not offered yet."""
-    await world.deploy()
-    await world.ok("PUT", "scripts/hello/schedules", [])
-    refused = await world.refused("PUT", "scripts/hello/schedules", [{"cron": "* * * * *"}])
-    assert "cron triggers" in refused[2]
-    assert await world.ok("GET", "scripts/hello/schedules") == {"schedules": []}
-
-
 async def test_what_is_absent_is_an_empty_list_or_a_refusal_in_words(world: World) -> None:
     """A deploy provisions what has no id: it must hear that there is no such thing."""
     path = f"{ROOT}/accounts/{ACCOUNT}/storage/kv/namespaces"

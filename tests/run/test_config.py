@@ -306,3 +306,14 @@ def test_assets_stand_behind_the_door() -> None:
     assert config["sockets"][0]["service"]["name"] == "door"
     binding = worker_of(config)["bindings"][0]["service"]
     assert (binding["name"], binding["entrypoint"]) == ("assets", "AssetWorker")
+
+
+def test_only_who_has_other_handlers_is_called_on_the_pulse() -> None:
+    """Goal: `events.js` stands behind the pulse of a worker that needs it, and costs no other one."""
+    plain = configured(MAIN, handlers=("fetch",))
+    assert [s["name"] for s in plain["services"]].count("events") == 0
+    called = configured(MAIN, handlers=("fetch", "scheduled"))
+    assert worker_of(called, "events")["bindings"][0]["service"]["name"] == "worker"
+    for config, service in ((plain, "internet"), (called, "events")):
+        sockets = {socket["name"]: socket["service"]["name"] for socket in config["sockets"]}
+        assert sockets["pulse"] == service

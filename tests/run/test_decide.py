@@ -260,6 +260,24 @@ def test_a_saturated_cell_gets_a_second_process_and_a_quiet_one_loses_it_by_a_sw
     assert OpenSocket(name("v1", 2), f"/run/{name('v1', 2).server}.sock") in orders
 
 
+def test_the_platforms_own_call_wakes_a_cell_and_keeps_it_awake() -> None:
+    """A call without a visitor starts one process, and while it lasts the cell is not idle."""
+    bench = Bench()
+    bench.cells.want({KEY: {"v1": Want(100)}}, 0.0)
+    cell = name("v1")
+    bench.opened(cell)
+    bench.applied()
+    assert Start(cell, process(cell)) in bench.cells.wake(cell, 1.0)
+    assert bench.cells.wake(cell, 1.0) == []
+    bench.now = 1.0
+    bench.ready(cell)
+    idle_s = LIMITS.idle_stop_s
+    bench.cells.used(cell, idle_s)
+    assert Terminate(process(cell)) not in bench.after(idle_s + 0.5)
+    assert Terminate(process(cell)) in bench.after(idle_s)
+    assert bench.cells.wake(name("gone"), bench.now) == []
+
+
 def test_a_deleted_worker_leaves_nothing() -> None:
     """Its cells drain, its sockets close, its memory goes."""
     bench = serving()

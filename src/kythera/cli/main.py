@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "tail": ("kythera.cli.tail", "tail", "Watch a worker's requests, console and exceptions."),
     "rollback": ("kythera.cli.versions", "rollback", "Serve an earlier version again."),
     "worker": ("kythera.cli.worker", "worker", "List and delete workers."),
+    "cron": ("kythera.cli.cron", "cron", "See cron triggers, and try them."),
     "versions": ("kythera.cli.versions", "versions", "List a worker's versions."),
     "secret": ("kythera.cli.secret", "secret", "Set, list and delete a worker's secrets."),
     "key": ("kythera.cli.key", "key", "Change the key that seals secrets."),

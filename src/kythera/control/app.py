@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from kythera.control import (
     api_tokens,
     audit_log,
+    cron,
     database_files,
     databases,
     fleet_status,
@@ -26,6 +27,7 @@ from kythera.control import (
     machines_core,
     not_offered,
     peers,
+    queues,
     releases,
     secrets,
     static_files,
@@ -39,7 +41,7 @@ from kythera.control.caller import calling, doing, refuse
 from kythera.control.envelope import INTERNAL, failed, failure, no_route, wrong_method
 from kythera.control.peer_gate import PeerGate
 from kythera.control.scopes import ACCOUNT_PATH as ACCOUNT
-from kythera.control.scopes import OPEN, ROOT, SCRIPT, WORKERS, need_of
+from kythera.control.scopes import KYTHERA, OPEN, ROOT, SCRIPT, WORKERS, need_of
 from kythera.control.services import Services
 from kythera.model.errors import KytheraError
 
@@ -64,6 +66,8 @@ def api_routes(services: Services) -> list[BaseRoute]:
         *databases.routes(ACCOUNT),
         *database_files.routes(ACCOUNT),
         *graphql.routes(ROOT),
+        *cron.routes(KYTHERA),
+        *queues.routes(ACCOUNT),
         *not_offered.routes(ACCOUNT),
     ]
 
@@ -221,8 +225,8 @@ def _triggers() -> list[BaseRoute]:
         Route(f"{WORKERS}/domains", triggers.domains, methods=["GET"]),
         Route(f"{WORKERS}/domains/records", triggers.domains, methods=["GET"]),
         Route(f"{WORKERS}/domains/records/{{domain}}", triggers.domain, methods=["GET"]),
-        Route(f"{SCRIPT}/schedules", triggers.schedules, methods=["GET"]),
-        Route(f"{SCRIPT}/schedules", triggers.put_schedules, methods=["PUT"]),
+        Route(f"{SCRIPT}/schedules", cron.schedules, methods=["GET"]),
+        Route(f"{SCRIPT}/schedules", cron.put_schedules, methods=["PUT"]),
     ]
 
 

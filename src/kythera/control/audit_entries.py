@@ -24,6 +24,7 @@ from kythera.model.records import (
     Machine,
     Record,
     Routes,
+    Schedules,
     Token,
     Version,
     Worker,
@@ -159,6 +160,8 @@ def _facts(record: Record) -> Facts:
             return {"routes": [route.pattern for route in record.routes]}
         case Domains():
             return {"domains": list(record.hostnames)}
+        case Schedules():
+            return {"crons": [schedule.cron for schedule in record.schedules]}
     hidden = BOOKKEEPING.get(type(record))
     if hidden is None:
         return {}

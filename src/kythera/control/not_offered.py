@@ -15,7 +15,6 @@ from kythera.model.errors import Refusal
 ABSENT = {
     "storage/kv/namespaces": "KV namespaces",
     "r2/buckets": "R2 buckets",
-    "queues": "queues",
     "workflows": "workflows",
     "hyperdrive/configs": "Hyperdrive",
     "vectorize/v2/indexes": "Vectorize",

@@ -9,12 +9,21 @@ from collections.abc import Mapping
 from kythera.control.caller import FORBIDDEN, Forbidden, calling
 from kythera.deploy.refusals import Refusals
 from kythera.model.catalog import Catalog
-from kythera.model.records import Version
+from kythera.model.names import queue_id
+from kythera.model.records import Binding, Version
 
 LEADS_TO: Mapping[str, tuple[str, str, int]] = {
-    "d1": ("id", "D1 binding {} references database", 10181)
+    "d1": ("id", "D1 binding {} references database", 10181),
+    "queue": ("queue_name", "Queue binding {} references queue", 11000),
 }
-"""Type of binding (and of resource) → its field with the resource's id, words, Cloudflare's code."""
+"""Type of binding (and of resource) → its field with the resource's id (or what `id_of` makes one of),
+words, Cloudflare's code."""
+
+
+def id_of(account: str, binding: Binding) -> str:
+    """Return the id of the resource that a binding leads to; a queue is bound by its name."""
+    named: str = binding.fields[LEADS_TO[binding.type][0]]
+    return queue_id(account, named) if binding.type == "queue" else named
 
 
 def refuse_absent(catalog: Catalog, version: Version) -> None:
@@ -25,7 +34,8 @@ def refuse_absent(catalog: Catalog, version: Version) -> None:
             continue
         field, words, code = LEADS_TO[binding.type]
         wanted = binding.fields[field]
-        if catalog.resource(version.account, binding.type, wanted) is None:
+        resource = id_of(version.account, binding)
+        if catalog.resource(version.account, binding.type, resource) is None:
             called = words.format(repr(binding.name))
             reasons.append((code, f"{called} {wanted!r} which was not found."))
     if reasons:

@@ -20,6 +20,7 @@ ACCOUNT_PATH = f"{ROOT}/accounts/{{account}}"
 WORKERS = f"{ACCOUNT_PATH}/workers"
 SCRIPT = f"{WORKERS}/scripts/{{name}}"
 KYTHERA = f"{ACCOUNT_PATH}/kythera"
+QUEUES = f"{ACCOUNT_PATH}/queues"
 D1 = f"{ACCOUNT_PATH}/d1/database"
 D1_FILES = f"{ROOT}/d1/files"
 
@@ -123,6 +124,8 @@ NEEDS: dict[str, dict[str, Need]] = {
     f"{WORKERS}/domains/records": {"GET": LOOK},
     f"{WORKERS}/domains/records/{{domain}}": {"GET": LOOK},
     f"{SCRIPT}/schedules": {"GET": SEE, "PUT": _deploy("set schedules")},
+    f"{KYTHERA}/cron": {"GET": LOOK},
+    f"{KYTHERA}/cron/{{name}}": {"POST": _deploy("run cron")},
     # Tails: who may read may watch; the socket's address is the permission
     f"{SCRIPT}/tails": {"GET": SEE, "POST": Need((READ,), WORKER, "watch")},
     f"{SCRIPT}/tails/{{tail}}": {"DELETE": Need((READ,), WORKER, "stop watching")},
@@ -156,6 +159,25 @@ NEEDS: dict[str, dict[str, Need]] = {
     f"{D1}/{{database}}/time_travel/restore": {"POST": _keep("restore database")},
     f"{D1_FILES}/{{token}}": {"GET": FREE, "PUT": FREE},
     f"{ROOT}/graphql": {"POST": Need((READ,), ACCOUNT, "ask for analytics")},
+    # Queues
+    QUEUES: {"GET": LOOK, "POST": _keep("create queue")},
+    f"{QUEUES}/{{queue}}": {
+        "GET": INSPECT,
+        "PUT": _keep("change queue"),
+        "PATCH": _keep("change queue"),
+        "DELETE": _keep("delete queue"),
+    },
+    f"{QUEUES}/{{queue}}/consumers": {"GET": INSPECT, "POST": _keep("add consumer")},
+    f"{QUEUES}/{{queue}}/consumers/{{consumer}}": {
+        "PUT": _keep("change consumer"),
+        "DELETE": _keep("remove consumer"),
+    },
+    f"{QUEUES}/{{queue}}/purge": {"GET": INSPECT, "POST": _keep("purge queue")},
+    f"{QUEUES}/{{queue}}/metrics": {"GET": INSPECT},
+    f"{QUEUES}/{{queue}}/messages": {"POST": _keep("send to queue")},
+    f"{QUEUES}/{{queue}}/messages/batch": {"POST": _keep("send to queue")},
+    f"{QUEUES}/{{queue}}/messages/pull": {"POST": _keep("pull from queue")},
+    f"{QUEUES}/{{queue}}/messages/ack": {"POST": _keep("settle messages")},
     # Who may call, and what was changed
     f"{ACCOUNT_PATH}/tokens": {"GET": RULE, "POST": _rule("make API token")},
     f"{ACCOUNT_PATH}/tokens/verify": {"GET": LOOK},

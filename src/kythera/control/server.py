@@ -26,6 +26,7 @@ from kythera.control.asset_index import AssetIndex
 from kythera.control.audit import Trail
 from kythera.control.belonging import keep_belonging
 from kythera.control.copies import LateCopy
+from kythera.control.cron import CronLoop
 from kythera.control.fleet import Fleet
 from kythera.control.fleet_status import keep_looking
 from kythera.control.incidents import keep_telling
@@ -276,6 +277,7 @@ async def serve(layout: Layout, announce: Callable[[], None] = lambda: None) -> 
             background.start_soon(bootstrap, layout, services)
             background.start_soon(keep_sweeping, services)
             background.start_soon(keep_telling, services)
+            background.start_soon(CronLoop(services).run)
             background.start_soon(keep_looking, services)
             background.start_soon(keep_belonging, services)
             if services.store.trail is not None:

@@ -1,4 +1,4 @@
-"""Routes, custom domains, schedules, and the zones that clients believe in.
+"""Routes, custom domains, and the zones that clients believe in.
 
 Each worker's are a record of its own, so that two machines may give one pattern away at once. The
 log's order decides: whoever wrote later sees the earlier one when its own write shows, and takes its
@@ -222,17 +222,3 @@ async def domain(request: Request) -> Response:
         if found["id"] == request.path_params["domain"]:
             return success(found)
     raise Refusal(DOMAIN_ABSENT, "There is no such custom domain.", status=404)
-
-
-async def schedules(request: Request) -> Response:
-    """GET scripts/{name}/schedules."""
-    worker_of(request)
-    return success({"schedules": []})
-
-
-async def put_schedules(request: Request) -> Response:
-    """PUT scripts/{name}/schedules: an empty list is fine, any other is refused."""
-    services, _, _ = worker_of(request)
-    document = await json_body(request, services.platform.limits.json_body_bytes_max)
-    triggers.refuse_schedules(document)
-    return success({"schedules": []})

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from kythera.deploy.bindings_d1 import database_id
+from kythera.deploy.bindings_queues import producer
 from kythera.deploy.documents import as_list, as_object, as_text, as_texts, shown
 from kythera.deploy.refusals import Refusals, invalid
 from kythera.model.limits import Limits
@@ -32,6 +33,7 @@ OFFERED = (
     "text_blob",
     "data_blob",
     "d1",
+    "queue",
 )
 PART_TYPES = {"wasm_module": "wasm", "text_blob": "text", "data_blob": "data"}
 """Bindings of the service-worker format to a part of the upload, and that part's module type."""
@@ -40,7 +42,6 @@ NOT_OFFERED_YET = {
     "kv_namespace": "KV namespaces",
     "r2_bucket": "R2 buckets",
     "durable_object_namespace": "Durable Objects",
-    "queue": "queues",
     "service": "service bindings",
     "workflow": "workflows",
     "dispatch_namespace": "dispatch namespaces",
@@ -196,6 +197,10 @@ def _read_database(name: str, kind: str, fields: Mapping[str, Any], origin: Orig
     return Binding(name=name, type=kind, fields={"id": database_id(name, fields)})
 
 
+def _read_queue(name: str, kind: str, fields: Mapping[str, Any], origin: Origin) -> Binding:
+    return producer(name, fields)
+
+
 READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "plain_text": _read_text,
     "secret_text": _read_text,
@@ -204,6 +209,7 @@ READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "text_blob": _read_part,
     "data_blob": _read_part,
     "inherit": _read_inherit,
+    "queue": _read_queue,
     "d1": _read_database,
 }
 

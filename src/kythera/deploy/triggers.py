@@ -1,4 +1,4 @@
-"""What leads requests to a worker: routes, custom domains, schedules; and zones made up for them.
+"""What leads requests to a worker: routes, custom domains; and zones made up for them.
 
 Pure. Kythera has no zones: whoever asks for one by name gets it, with an id made from the name,
 so that wrangler can go on. A pattern or hostname belongs to one worker at a time.
@@ -155,13 +155,3 @@ def domain_view(hostname: str, worker: str) -> dict[str, Any]:
         "enabled": True,
         "previews_enabled": False,
     }
-
-
-def refuse_schedules(document: Any) -> None:
-    """Accept an empty list of cron triggers; any other is refused, as there is no clock yet."""
-    fields = document.get("schedules", document) if isinstance(document, dict) else document
-    if as_list(fields, "the schedules"):
-        raise invalid(
-            "This platform does not offer cron triggers yet.",
-            remedy="Remove `triggers.crons` from the configuration and deploy again.",
-        )

@@ -179,6 +179,11 @@ class Layout:
         """Folder of the cells' listening sockets."""
         return self.run / "cells"
 
+    @property
+    def events_socket(self) -> Path:
+        """Where the platform's own parts have workers' other handlers called."""
+        return self.run / "events.sock"
+
     def store_socket(self, store: str) -> Path:
         """Where cells reach one of this machine's stores (`kv`, `d1` …)."""
         return self.run / f"store-{store}.sock"

@@ -12,6 +12,7 @@ import msgspec
 from kythera.model.records import (
     Account,
     Core,
+    CronRuns,
     Deployment,
     Domains,
     Heartbeat,
@@ -20,6 +21,7 @@ from kythera.model.records import (
     Record,
     Resource,
     Routes,
+    Schedules,
     Sealing,
     Tail,
     UnknownSchema,
@@ -44,6 +46,7 @@ class Catalog:
         self._deployments: dict[Name, dict[str, Deployment]] = defaultdict(dict)
         self._versions: dict[Name, dict[str, Version]] = defaultdict(dict)
         self._machines: dict[str, Machine] = {}
+        self._schedules: dict[str, Schedules] = {}
         self._tails: dict[Name, dict[str, Tail]] = defaultdict(dict)
         self._resources: dict[Name, dict[str, Resource]] = defaultdict(dict)
         """By account and type."""
@@ -63,6 +66,8 @@ class Catalog:
         self.records[key] = record
         if isinstance(record, Machine):
             self._machines[key] = record
+        if isinstance(record, Schedules):
+            self._schedules[key] = record
         index = self._index_of(record)
         if index is not None:
             index[key] = record
@@ -85,6 +90,7 @@ class Catalog:
     def _drop(self, key: str) -> None:
         record = self.records.pop(key, None)
         self._machines.pop(key, None)
+        self._schedules.pop(key, None)
         if record is not None:
             index = self._index_of(record)
             if index is not None:
@@ -170,6 +176,22 @@ class Catalog:
         record = self.records.get(f"domains.{account}.{worker}")
         return record if isinstance(record, Domains) else Domains(account=account, worker=worker)
 
+    def schedules(self, account: str, worker: str) -> Schedules:
+        """Return a worker's cron triggers (empty when none were set)."""
+        record = self.records.get(f"schedules.{account}.{worker}")
+        return (
+            record if isinstance(record, Schedules) else Schedules(account=account, worker=worker)
+        )
+
+    def all_schedules(self) -> list[Schedules]:
+        """Return all workers' cron triggers, by account and worker."""
+        return [self._schedules[key] for key in sorted(self._schedules)]
+
+    def cron_runs(self, account: str, worker: str, cron_id: str) -> CronRuns | None:
+        """Return what was done about a cron trigger, or None."""
+        record = self.records.get(f"cronruns.{account}.{worker}.{cron_id}")
+        return record if isinstance(record, CronRuns) else None
+
     def resources(self, account: str, kind: str) -> list[Resource]:
         """Return an account's resources of one type, by name."""
         found = self._resources.get((account, kind), {}).values()
@@ -179,6 +201,11 @@ class Catalog:
         """Return one resource, or None."""
         record = self.records.get(f"resource.{account}.{kind}.{resource_id}")
         return record if isinstance(record, Resource) else None
+
+    def all_resources(self, kind: str) -> list[Resource]:
+        """Return all accounts' resources of one type, by key."""
+        found = [index for (_, of), index in self._resources.items() if of == kind]
+        return sorted((r for index in found for r in index.values()), key=Resource.key)
 
     def tails(self, account: str, worker: str) -> list[Tail]:
         """Return who watches a worker, by id."""

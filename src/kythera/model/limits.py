@@ -230,6 +230,38 @@ class Limits(Struct, frozen=True, kw_only=True):
     failing_away_s: float = 30.0
     """How long others serve a worker after it was last seen not to start here."""
 
+    # Cron
+    cron_triggers_max: int = 250
+    """Of all workers of an account, as Cloudflare's paid plan has it."""
+    cron_catch_up_s: float = 43_200.0
+    """A call that was missed, because nothing ran, is made up for when it is younger than this; of
+    several of one trigger the latest."""
+    cron_take_over_s: float = 20.0
+    """How long the others leave a call to the machine whose turn it is, each as long again."""
+    cron_calls_max: int = 32
+    """Under way at the same time on one machine; more wait."""
+    event_start_ms: int = 30_000
+    """A handler (`scheduled`, `queue`) whose cell is not ready by then was not called."""
+    event_wall_ms: int = 900_000
+    """What such a handler may take, whatever it waits for."""
+    event_tries_max: int = 3
+    """Of a call that could not be made, or whose process died."""
+    event_body_bytes_max: int = 32 * MIB
+    """Of what a handler is given at once."""
+
+    # Queues
+    queues_max: int = 10_000
+    """Of an account; this and what follows as Cloudflare has it."""
+    queue_batch_messages_max: int = 100
+    queue_batch_wait_ms_max: int = 60_000
+    queue_retries_max: int = 100
+    queue_concurrency_max: int = 250
+    queue_delay_s_max: int = 86_400
+    queue_hidden_ms_max: int = 43_200_000
+    """How long a message that was pulled is kept from others."""
+    queue_call_ms: int = 30_000
+    """What the API waits for an answer of the store."""
+
     # Tails
     tails_per_worker_max: int = 10
     tail_idle_s: float = 30.0

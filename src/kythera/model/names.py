@@ -1,5 +1,6 @@
 """What a name may look like, and the keys under which records live."""
 
+import hashlib
 import re
 
 WORKER_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
@@ -9,6 +10,7 @@ HOSTNAME_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 MACHINE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 BINDING_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,127}")
+QUEUE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -26,6 +28,11 @@ def as_machine_name(text: str) -> str:
     """Return the machine name nearest to a host's own name ("Anna's Laptop.local")."""
     label = re.sub(r"[^a-z0-9]+", "-", text.partition(".")[0].lower()).strip("-")
     return label[:40].strip("-") or "machine"
+
+
+def queue_id(account: str, name: str) -> str:
+    """Return a queue's id: uploads know queues by name alone, and cells ask by id."""
+    return hashlib.sha256(f"queue {account} {name}".encode()).hexdigest()[:32]
 
 
 def is_hostname(name: str) -> bool:

@@ -272,6 +272,76 @@ class Domains(Record, frozen=True, kw_only=True):
         return f"domains.{self.account}.{self.worker}"
 
 
+class Schedule(Struct, frozen=True, kw_only=True):
+    """When a worker is called without a visitor: a cron expression, in UTC."""
+
+    cron: str
+    created_on: str
+    modified_on: str
+
+
+class Schedules(Record, frozen=True, kw_only=True):
+    """All cron triggers of one worker (replaced as a whole)."""
+
+    kind: ClassVar[str] = "schedules"
+    account: str
+    worker: str
+    schedules: tuple[Schedule, ...] = ()
+
+    def key(self) -> str:
+        """`schedules.<account>.<worker>`."""
+        return f"schedules.{self.account}.{self.worker}"
+
+
+class CronCall(Struct, frozen=True, kw_only=True):
+    """A call of a `scheduled` handler that has begun and has not ended yet."""
+
+    slot: int
+    """The time it was due, in Unix seconds."""
+    machine: str
+    life: str
+    """Of that machine's control process: one that starts again has another."""
+    until: int
+    """Unix seconds: whoever has not ended it by then has died."""
+    tries: int = 1
+
+
+class CronEnd(Struct, frozen=True, kw_only=True):
+    """How such a call ended."""
+
+    slot: int
+    machine: str
+    ended_on: str
+    took_ms: int
+    outcome: str
+    """`ok`, or in Cloudflare's words what went wrong."""
+    detail: str = ""
+
+
+class CronRuns(Record, frozen=True, kw_only=True):
+    """What was done about one cron trigger of a worker. Written before a call and after it, over
+    what was there: so two machines never make the same call."""
+
+    kind: ClassVar[str] = "cronruns"
+    account: str
+    worker: str
+    id: str
+    """Stands for the expression, which no key could hold."""
+    cron: str
+    slot: int = 0
+    """The latest time that was begun with, in Unix seconds."""
+    calls: tuple[CronCall, ...] = ()
+    last: tuple[CronEnd, ...] = ()
+    """Newest first."""
+    runs: int = 0
+    failed: int = 0
+    """How many of `runs` did not end with `ok`."""
+
+    def key(self) -> str:
+        """`cronruns.<account>.<worker>.<id>`."""
+        return f"cronruns.{self.account}.{self.worker}.{self.id}"
+
+
 class Resource(Record, frozen=True, kw_only=True):
     """Something that bindings lead to and that outlives versions: a KV namespace, a bucket, a
     database, a queue … Its data are where its store keeps them, never here."""
@@ -491,6 +561,7 @@ KINDS: dict[str, type[Record]] = {
         *(Account, Worker, Version, Deployment, Routes, Domains, Tail),
         *(Machine, Token, Heartbeat, Core, Horizon, Sealing),
         *(ApiToken, Audit, Incidents, Resource),
+        *(Schedules, CronRuns),
     )
 }
 R = TypeVar("R", bound=Record)

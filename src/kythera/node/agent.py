@@ -28,6 +28,7 @@ from kythera.distribute.fold import readable
 from kythera.distribute.mesh import MeshClient
 from kythera.distribute.promotion import Mover
 from kythera.distribute.served import Served
+from kythera.ground.chance import SystemChance
 from kythera.ground.clock import SystemClock
 from kythera.ground.journal import configure
 from kythera.ground.key_files import key_files
@@ -41,6 +42,8 @@ from kythera.node.cell_maker import CellMaker
 from kythera.node.consoles import Consoles
 from kythera.node.egress import EgressCell
 from kythera.node.engines import Engine
+from kythera.node.events import Events
+from kythera.node.events_door import EventsDoor
 from kythera.node.fleet import Fleet
 from kythera.node.front_log import read_failures
 from kythera.node.keeper_client import Exited, KeeperClient, connect_keeper
@@ -78,6 +81,7 @@ class Agent:
     blobs: BlobLoop
     egress: EgressCell
     stores: Stores
+    events: EventsDoor
     facts: MachineFacts
     client: MeshClient
     keys: KeyLoop
@@ -203,6 +207,7 @@ async def run(layout: Layout) -> None:
             ),
             egress=egress,
             stores=Stores(layout, keeper, stores),
+            events=EventsDoor(layout, keeper, Events(mind, SystemChance())),
             facts=facts,
             client=client,
             keys=KeyLoop(keyring, platform.limits.blob_prepare_ms),
@@ -222,6 +227,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
     agent.mind.prepare, agent.mind.heal = agent.prepare, agent.blobs.heal
     agent.servers.changed = agent.mind.traffic_due
     await agent.egress.open()
+    await agent.events.open()
     await agent.stores.open()
     agent.mind.adopt()
     agent.records.take_changes()
@@ -234,6 +240,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         front.run,
         agent.egress.run,
         agent.stores.run,
+        agent.events.run,
         agent.front.run,
         agent.front.measure,
         agent.front.watch_files,

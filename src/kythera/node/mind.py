@@ -238,6 +238,10 @@ class Mind:
         if (key := self._servers.get(server)) is not None:
             self.incidents.failed(*key, ray, self.clock.now())
 
+    def wake(self, cell: CellName) -> None:
+        """Have a process of a cell started, if it has none."""
+        self._obey(self.cells.wake(cell, self.clock.monotonic()))
+
     def traffic(self) -> tuple[dict[WorkerKey, Traffic], dict[WorkerKey, str]]:
         """Return where requests shall go now, and which workers to refuse at the door."""
         return self.cells.traffic(), self.cells.failing(self.clock.monotonic())

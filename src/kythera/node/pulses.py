@@ -1,4 +1,5 @@
-"""The sockets on which cells' processes show that their event loop turns: one for each process.
+"""The sockets on which cells' processes show that their event loop turns, and are called by the
+platform (`events`): one for each process.
 
 Held by the keeper like all listening sockets, so the next agent finds them by their process's name.
 """
@@ -9,7 +10,7 @@ from kythera.node.keeper_client import KeeperClient
 
 MARK = "pulse/"
 """Before a process's name: its socket's."""
-WAITING_MAX = 4
+WAITING_MAX = 64
 
 
 class Pulses:

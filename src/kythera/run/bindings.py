@@ -13,9 +13,11 @@ from typing import Any
 
 from kythera.ground.passes import PASS_HEADER, Pass, sign
 from kythera.model.errors import Refusal
+from kythera.model.names import queue_id
 from kythera.model.records import Binding, Module, Version
 from kythera.run.bindings_d1 import database_value
 
+QUEUE_DELAY_HEADER = "X-Kythera-Delay"
 ASSETS = "assets"
 """The service that answers from a version's static files."""
 
@@ -97,7 +99,7 @@ def store_service(
         binding=binding.name,
     )
     header = {"name": PASS_HEADER, "value": sign(granted, context.stores.key)}
-    options = {**http, "injectRequestHeaders": [header]}
+    options = {**http, "injectRequestHeaders": [header, *http.get("injectRequestHeaders", ())]}
     return {
         "name": name,
         "external": {"address": f"unix:{context.stores.sockets[store]}", "http": options},
@@ -158,6 +160,16 @@ def _database(binding: Binding, context: BindingContext) -> Made:
     return Made(binding.name, value, (service,))
 
 
+def _queue(binding: Binding, context: BindingContext) -> Made:
+    """Return a producer: by id, which follows from the name; its own delay is a header."""
+    delay = binding.fields.get("delivery_delay")
+    headers = [] if delay is None else [{"name": QUEUE_DELAY_HEADER, "value": str(delay)}]
+    resource = queue_id(context.version.account, binding.fields["queue_name"])
+    service = store_service("queues", resource, binding, context, injectRequestHeaders=headers)
+    service["name"] += f"/{binding.name}"  # two bindings to one queue may differ in their delay
+    return Made(binding.name, {"queue": {"name": service["name"]}}, (service,))
+
+
 MAKERS: dict[str, Maker] = {
     "plain_text": _text,
     "json": _json,
@@ -168,7 +180,8 @@ MAKERS: dict[str, Maker] = {
     "text_blob": _part,
     "data_blob": _part,
     "d1": _database,
+    "queue": _queue,
 }
 """What a version may be given."""
-STORES: dict[str, str] = {"d1": "d1"}
+STORES: dict[str, str] = {"d1": "d1", "queue": "queues"}
 """Of which store a kind of binding is."""

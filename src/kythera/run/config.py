@@ -58,10 +58,24 @@ YOUNG_SHARE = 8
 OWN_COMPATIBILITY_DATE = "2026-06-01"
 """Of our own small workers beside the user's."""
 PULSE = "pulse"
-"""A second socket: whatever is asked there, workerd itself answers, between two turns."""
-_WORKER, _DOOR = "worker", "door"
+"""A second socket: what is no HTTP there, workerd itself answers, between two turns; and requests of
+the platform call the worker's other handlers."""
+EVENT_HANDLERS = frozenset({"scheduled", "queue"})
+"""Those that nothing calls but the platform."""
+_WORKER, _DOOR, _EVENTS = "worker", "door", "events"
 _CONSOLE, _TAIL, _TAIL_SINK = "console", "tail", "tail-sink"
-_RESERVED = (NOTHING, OUTBOUND, EGRESS, TUNNELS, ASSETS, _DOOR, _CONSOLE, _TAIL, _TAIL_SINK)
+_RESERVED = (
+    NOTHING,
+    OUTBOUND,
+    EGRESS,
+    TUNNELS,
+    ASSETS,
+    _DOOR,
+    _EVENTS,
+    _CONSOLE,
+    _TAIL,
+    _TAIL_SINK,
+)
 
 Fields = dict[str, Any]
 
@@ -169,13 +183,17 @@ def _config(builder: _Builder) -> Fields:
         services += services_of(builder.made)
     if builder.has_code and not builder.trial:
         services += _tail_services(builder)
+    events = not builder.trial and takes_events(builder.version)
+    if events:
+        services.append(_events_service(builder))
     flags = [f"--max-heap-size={settings.heap_mib_max}"] if settings.heap_mib_max else []
     # A small heap makes V8 collect its youngest objects more often than it needs to.
     young = min(YOUNG_MIB_MAX, max(1, settings.heap_mib_max // YOUNG_SHARE))
     flags += [f"--max-semi-space-size={young}"] if flags else []
     sockets = [_socket(builder)]
     if not builder.trial:
-        sockets.append({"name": PULSE, "http": {}, "service": {"name": NOTHING}})
+        pulse = {"name": _EVENTS if events else NOTHING}
+        sockets.append({"name": PULSE, "http": {}, "service": pulse})
     config = {"services": services, "sockets": sockets, "v8Flags": flags}
     if builder.clocks_stand:
         config["extensions"] = [clocks_extension(of_script=builder.version.body_part is not None)]
@@ -194,6 +212,18 @@ def _socket(builder: _Builder) -> Fields:
         "cfBlobHeader": "CF-Blob",
     }
     return {"name": "http", "http": http, "service": service}
+
+
+def takes_events(version: Version) -> bool:
+    """Tell whether a version has handlers that nothing calls but the platform."""
+    return not EVENT_HANDLERS.isdisjoint(version.handlers)
+
+
+def _events_service(builder: _Builder) -> Fields:
+    user: Fields = {"name": "WORKER", "service": {"name": _service_name(builder.version)}}
+    worker = _our_worker("events.js", [user])
+    worker["compatibilityFlags"] = ["service_binding_extra_handlers"]
+    return {"name": _EVENTS, "worker": worker}
 
 
 def _service_name(version: Version) -> str:

@@ -426,6 +426,21 @@ class Cells:
         worker.connection_waiting(cell, now)
         return self._settle(worker, now)
 
+    def wake(self, name: CellName, now: float) -> list[Order]:
+        """The platform itself wants to call a cell's worker: start a process if there is none."""
+        cell = self.find(name)
+        if cell is None:
+            return []
+        cell.last_used = now
+        cell.waiting |= not cell.live() and not cell.refusing
+        return self._settle(self._worker(name.worker_key), now)
+
+    def used(self, name: CellName, now: float) -> None:
+        """A call of the platform's is under way in a cell: it is not idle."""
+        cell = self.find(name)
+        if cell is not None:
+            cell.last_used = now
+
     def refused(self, name: CellName, now: float) -> list[Order]:
         """Those who waited have been answered."""
         cell = self.find(name)

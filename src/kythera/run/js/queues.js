@@ -1,0 +1,275 @@
+// The door of queues: workerd's own (`bundled-queues.js`) keeps and delivers messages; here is what it
+// leaves to others: who may send, delays that a queue or a binding has, consumers in other processes,
+// and what the API asks (purge, pull, metrics).
+import engine, { QueueShard } from './bundled-queues.js';
+import { passOf } from './passes.js';
+
+const STORE = 'queues';
+const DELAY = 'x-msg-delay-secs';
+const BINDING_DELAY = 'x-kythera-delay';
+const DELAY_S_MAX = 86_400;
+const SHARDS = 1024;
+const SHARDS_TRIED = 4;
+// The engine's own limit for one shard; with more a consumer waits here.
+const AT_ONCE_MAX = 8;
+const AGAIN_MS = 1000;
+const AGAIN_FOR_MS = 300_000;
+const FORMATS = ['v8', 'text', 'json', 'bytes'];
+
+const encoder = new TextEncoder();
+
+// -- to a consumer -------------------------------------------------------------------------------
+
+// A batch as `events.js` reads it.
+function framed(queue, messages, metadata) {
+  const parts = [];
+  const told = messages.map(({ id, timestamp, attempts, body, serializedBody }) => {
+    const message = { id, timestamp: timestamp.getTime(), attempts };
+    if (serializedBody !== undefined) {
+      parts.push(serializedBody);
+      return { ...message, v8: serializedBody.byteLength };
+    }
+    if (body instanceof ArrayBuffer) {
+      parts.push(body);
+      return { ...message, bytes: body.byteLength };
+    }
+    return { ...message, body };
+  });
+  const head = encoder.encode(JSON.stringify({ queue, metadata, messages: told }));
+  const length = new DataView(new ArrayBuffer(4));
+  length.setUint32(0, head.byteLength);
+  return new Blob([length.buffer, head, ...parts]);
+}
+
+const underWay = new Map();
+
+async function inTurn(queue, most, deliver) {
+  while ((underWay.get(queue) ?? 0) >= most) {
+    await scheduler.wait(20);
+  }
+  underWay.set(queue, (underWay.get(queue) ?? 0) + 1);
+  try {
+    return await deliver();
+  } finally {
+    underWay.set(queue, underWay.get(queue) - 1);
+  }
+}
+
+// Asks the agent to call the consumer. What could not be called has seen nothing: that is no attempt.
+async function delivered(env, queue, messages, metadata) {
+  const { account, worker, name, concurrency } = env.TO[queue];
+  const body = framed(name, messages, metadata);
+  return await inTurn(queue, concurrency || AT_ONCE_MAX, async () => {
+    const url = `http://events/${account}/${worker}/queue`;
+    const end = Date.now() + AGAIN_FOR_MS;
+    for (;;) {
+      const answer = await env.EVENTS.fetch(url, { method: 'POST', body });
+      const told = await answer.json();
+      if (answer.status === 200) {
+        return told;
+      }
+      if (answer.status !== 503 || Date.now() > end) {
+        throw new Error(`${worker}: ${told.outcome ?? answer.status} ${told.detail ?? ''}`);
+      }
+      await scheduler.wait(AGAIN_MS);
+    }
+  });
+}
+
+// -- a shard -------------------------------------------------------------------------------------
+
+export class Shard extends QueueShard {
+  constructor(ctx, env) {
+    const queue = (...batch) => delivered(env, ...batch);
+    super(ctx, { ...env, CONSUMER: { queue } });
+  }
+
+  call(...given) {
+    const answer = super.call(...given);
+    if (answer.status === 429) {
+      this.ctx.storage.kv.put('kythera-full-once', true);
+    }
+    return answer;
+  }
+
+  // Counts, and has what is due be looked at; `spilled`: there is another shard.
+  look(queue) {
+    const { body } = this.call(queue, '/metrics', 'json', 0, null);
+    const spilled = this.ctx.storage.kv.get('kythera-full-once') === true;
+    return { ...JSON.parse(body), spilled };
+  }
+
+  // What is too old the engine sweeps away itself, and keeps its counts right.
+  #drop(where, ...given) {
+    this.ctx.storage.sql.exec(`UPDATE messages SET timestamp = 0 WHERE ${where}`, ...given);
+  }
+
+  purge(queue) {
+    this.#drop('TRUE');
+    return this.look(queue);
+  }
+
+  pull(queue, most, hidden_ms, retries, dead) {
+    const now = Date.now();
+    const { sql } = this.ctx.storage;
+    const spent = sql.exec(
+      'SELECT seq, id, format, body, timestamp FROM messages WHERE lease IS NULL AND dead = 0'
+      + ' AND timestamp > 0 AND visible_at <= ? AND attempts > ? LIMIT 100', now, retries,
+    ).toArray();
+    if (spent.length > 0 && dead === '') {
+      spent.forEach(({ seq }) => this.#drop('seq = ?', seq));
+    }
+    const rows = sql.exec(
+      'UPDATE messages SET attempts = attempts + 1, visible_at = ? WHERE seq IN (SELECT seq FROM messages'
+      + ' WHERE lease IS NULL AND dead = 0 AND timestamp > 0 AND visible_at <= ? AND attempts <= ?'
+      + ' ORDER BY visible_at, seq LIMIT ?) RETURNING seq, id, format, body, timestamp, attempts',
+      now + hidden_ms, now, retries, most,
+    ).toArray();
+    const letters = dead === '' ? [] : spent.map(({ id, format, body, timestamp }) => (
+      { id, timestamp, contentType: FORMATS[format], body }));
+    const told = rows.sort((a, b) => a.seq - b.seq).map((row) => ({ ...row, format: FORMATS[row.format] }));
+    return { rows: told, letters, spent: spent.map(({ seq }) => seq), ...this.look(queue) };
+  }
+
+  // A lease is good until somebody else has pulled the message again.
+  settle(queue, acks, retries) {
+    const { sql } = this.ctx.storage;
+    let [acked, retried] = [0, 0];
+    for (const { seq, attempts } of acks) {
+      const found = sql.exec('UPDATE messages SET timestamp = 0 WHERE seq = ? AND attempts = ? AND timestamp > 0 RETURNING seq', seq, attempts);
+      acked += found.toArray().length;
+    }
+    for (const { seq, attempts, delay_s } of retries) {
+      const found = sql.exec('UPDATE messages SET visible_at = ? WHERE seq = ? AND attempts = ? RETURNING seq', Date.now() + delay_s * 1000, seq, attempts);
+      retried += found.toArray().length;
+    }
+    this.look(queue);
+    return { acked, retried };
+  }
+
+  buried(queue, seqs) {
+    seqs.forEach((seq) => this.#drop('seq = ?', seq));
+    this.look(queue);
+  }
+}
+
+// The shards that a queue has ever needed, as the engine picks them.
+async function shardsOf(env, queue) {
+  const found = [];
+  for (let miss = 0; miss < SHARDS_TRIED; miss += 1) {
+    let hash = 0x811c9dc5;
+    for (const character of `local/${queue}/${miss}`) {
+      hash = Math.imul(hash ^ character.charCodeAt(0), 16777619);
+    }
+    const number = (hash >>> 0) % SHARDS;
+    const stub = env.SHARD.getByName(`${queue}#${number}`);
+    found.push({ number, stub });
+    if (!(await stub.look(queue)).spilled) {
+      break;
+    }
+  }
+  return found;
+}
+
+// -- what the API asks ---------------------------------------------------------------------------
+
+const ASKED = {
+  async wake(env, queue, { queues }) {
+    for (const each of queues) {
+      await shardsOf(env, each);
+    }
+    return {};
+  },
+
+  async metrics(env, queue) {
+    const told = { backlog_count: 0, backlog_bytes: 0, oldest_message_timestamp_ms: 0 };
+    for (const { stub } of await shardsOf(env, queue)) {
+      const found = await stub.look(queue);
+      told.backlog_count += found.backlogCount;
+      told.backlog_bytes += found.backlogBytes;
+      told.oldest_message_timestamp_ms ||= found.oldestMessageTimestamp;
+    }
+    return told;
+  },
+
+  async purge(env, queue) {
+    for (const { stub } of await shardsOf(env, queue)) {
+      await stub.purge(queue);
+    }
+    return {};
+  },
+
+  async pull(env, queue, { batch_size, visibility_timeout_ms, max_retries, dead_letter_queue }) {
+    const messages = [];
+    for (const { number, stub } of await shardsOf(env, queue)) {
+      const most = batch_size - messages.length;
+      const told = await stub.pull(queue, most, visibility_timeout_ms, max_retries, dead_letter_queue);
+      if (told.letters.length > 0) {
+        const [{ stub: target }] = await shardsOf(env, dead_letter_queue);
+        await target.call(dead_letter_queue, '/dead', 'v8', 0, told.letters);
+        await stub.buried(queue, told.spent);
+      }
+      for (const { seq, id, format, body, timestamp, attempts } of told.rows) {
+        const bytes = new Uint8Array(body);
+        const isText = format === 'text' || format === 'json';
+        messages.push({
+          id,
+          lease: `${number}.${seq}.${attempts}`,
+          format,
+          body: isText ? new TextDecoder().decode(bytes) : bytes.toBase64(),
+          timestamp_ms: timestamp,
+          attempts,
+        });
+      }
+      if (messages.length >= batch_size) {
+        break;
+      }
+    }
+    return { messages, ...await ASKED.metrics(env, queue) };
+  },
+
+  async settle(env, queue, { acks, retries }) {
+    const told = { acked: 0, retried: 0 };
+    const read = ({ lease, delay_s = 0 }) => {
+      const [number, seq, attempts] = lease.split('.').map(Number);
+      return { number, seq, attempts, delay_s };
+    };
+    const [acked, retried] = [acks.map(read), retries.map(read)];
+    for (const number of new Set([...acked, ...retried].map((each) => each.number))) {
+      const stub = env.SHARD.getByName(`${queue}#${number}`);
+      const of = (each) => each.number === number;
+      const found = await stub.settle(queue, acked.filter(of), retried.filter(of));
+      told.acked += found.acked;
+      told.retried += found.retried;
+    }
+    return told;
+  },
+};
+
+// -- who sends -----------------------------------------------------------------------------------
+
+async function sent(request, env, queue) {
+  const headers = new Headers(request.headers);
+  const ours = headers.get(BINDING_DELAY) ?? env.DELAYS[queue] ?? 0;
+  const delay = Number(headers.get(DELAY) ?? ours);
+  if (!(delay >= 0 && delay <= DELAY_S_MAX)) {
+    return Response.json(`a delay of ${delay} s is not from 0 to ${DELAY_S_MAX} s`, { status: 400 });
+  }
+  headers.set(DELAY, String(delay));
+  return await engine.fetch(new Request(request, { headers }), env, { props: { queue } });
+}
+
+export default {
+  async fetch(request, env) {
+    const pass = await passOf(request, env, STORE);
+    if (pass === null) {
+      return new Response('This is not a pass to a queue of this machine.', { status: 403 });
+    }
+    const { pathname } = new URL(request.url);
+    const asked = pathname.startsWith('/ask/') && pass.worker === '' ? ASKED[pathname.slice(5)] : undefined;
+    if (asked !== undefined) {
+      return Response.json(await asked(env, pass.resource, await request.json()));
+    }
+    return await sent(request, env, pass.resource);
+  },
+};
