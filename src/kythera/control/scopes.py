@@ -19,6 +19,7 @@ ROOT = "/client/v4"
 ACCOUNT_PATH = f"{ROOT}/accounts/{{account}}"
 WORKERS = f"{ACCOUNT_PATH}/workers"
 SCRIPT = f"{WORKERS}/scripts/{{name}}"
+KV = f"{ACCOUNT_PATH}/storage/kv/namespaces"
 KYTHERA = f"{ACCOUNT_PATH}/kythera"
 
 READ, DEPLOY, SECRETS, ADMIN = SCOPES = ("read", "deploy", "secrets", "admin")
@@ -67,6 +68,11 @@ def _either(does: str) -> Need:
 
 def _secret(does: str) -> Need:
     return Need((SECRETS,), WORKER, does)
+
+
+def _store(does: str = "") -> Need:
+    """Belongs to all workers: what a token for some of them has no part in."""
+    return Need((DEPLOY,), PLATFORM, does)
 
 
 def _rule(does: str) -> Need:
@@ -133,6 +139,23 @@ NEEDS: dict[str, dict[str, Need]] = {
     f"{KYTHERA}/keys/rotate": {"POST": _rule("rotate secrets' key")},
     f"{KYTHERA}/tokens": {"GET": RULE, "POST": _rule("make join token")},
     f"{KYTHERA}/tokens/{{token}}": {"DELETE": _rule("revoke join token")},
+    # Workers KV; what is done to single keys leaves no audit record
+    KV: {"GET": LOOK, "POST": _store("create KV namespace")},
+    f"{KV}/{{namespace}}": {
+        "GET": INSPECT,
+        "PUT": _store("rename KV namespace"),
+        "DELETE": _store("delete KV namespace"),
+    },
+    f"{KV}/{{namespace}}/keys": {"GET": INSPECT},
+    f"{KV}/{{namespace}}/bulk": {"PUT": _store(), "DELETE": _store()},
+    f"{KV}/{{namespace}}/bulk/delete": {"POST": _store()},
+    f"{KV}/{{namespace}}/bulk/get": {"POST": INSPECT},
+    f"{KV}/{{namespace}}/values/{{key:path}}": {
+        "GET": INSPECT,
+        "PUT": _store(),
+        "DELETE": _store(),
+    },
+    f"{KV}/{{namespace}}/metadata/{{key:path}}": {"GET": INSPECT},
     # Who may call, and what was changed
     f"{ACCOUNT_PATH}/tokens": {"GET": RULE, "POST": _rule("make API token")},
     f"{ACCOUNT_PATH}/tokens/verify": {"GET": LOOK},

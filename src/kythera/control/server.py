@@ -30,6 +30,8 @@ from kythera.control.fleet import Fleet
 from kythera.control.fleet_status import keep_looking
 from kythera.control.incidents import keep_telling
 from kythera.control.key_rotation import keep_keys, sealing_key
+from kythera.control.kv_store import STORE as KV
+from kythera.control.kv_store import kv_store
 from kythera.control.restored import take_back
 from kythera.control.services import OpenSecret, ReadBlob, Services, Tried
 from kythera.control.store import Store, put
@@ -54,6 +56,7 @@ from kythera.ground.clock import SystemClock
 from kythera.ground.journal import Journal, configure
 from kythera.ground.key_files import key_files
 from kythera.ground.layout import Layout
+from kythera.ground.passes import store_key
 from kythera.ground.shared_secrets import read_shared
 from kythera.ground.sockets import listen_tcp, listen_unix
 from kythera.model.catalog import Catalog
@@ -134,6 +137,13 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
         keyring = Keyring(key_files(layout, platform), partial(sealing_key, store))
         mesh = await stack.enter_async_context(MeshClient(layout, limits))
         carrier = fetcher_of(blobs, mesh, store.catalog, platform.machine, limits)
+        kv = kv_store(
+            platform.account_id,
+            partial(store_key, layout.store_key),
+            layout.store_socket(KV),
+            limits,
+        )
+        stack.push_async_callback(kv.aclose)
         yield Services(
             platform=platform,
             token=layout.token.read_text().strip(),
@@ -157,6 +167,7 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
             relay=Relay(copy, limits),
             wrong_tokens=WrongTokens(limits),
             keyring=keyring,
+            kv=kv,
         )
 
 

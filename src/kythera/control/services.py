@@ -25,6 +25,7 @@ from kythera.model.records import Version
 
 if TYPE_CHECKING:
     from kythera.control.asset_index import AssetIndex
+    from kythera.control.kv_store import KvStore
     from kythera.control.store import Store
     from kythera.control.tail_hub import TailHub
     from kythera.deploy.keyring import Keyring
@@ -100,6 +101,9 @@ class Services:
     wrong_tokens: WrongTokens = field(default_factory=lambda: WrongTokens(Limits()))
     keyring: "Keyring | None" = None
     """This machine's keys for secrets; `seals` is the same, where there is one."""
+
+    kv: "KvStore | None" = None
+    """This machine's KV store."""
 
     @property
     def me(self) -> str:

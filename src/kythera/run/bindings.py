@@ -14,6 +14,7 @@ from typing import Any
 from kythera.ground.passes import PASS_HEADER, Pass, sign
 from kythera.model.errors import Refusal
 from kythera.model.records import Binding, Module, Version
+from kythera.run.bindings_kv import KV, namespace_value
 
 ASSETS = "assets"
 """The service that answers from a version's static files."""
@@ -50,6 +51,8 @@ class Made:
 
 
 Maker = Callable[[Binding, BindingContext], Made]
+StoreService = Callable[[str, str, Binding, BindingContext], Fields]
+"""`store_service`, for modules that this one imports."""
 
 
 def made(binding: Binding, context: BindingContext) -> Made:
@@ -151,6 +154,11 @@ def _part(binding: Binding, context: BindingContext) -> Made:
     return Made(binding.name, {"wasmModule" if binding.type == "wasm_module" else "data": content})
 
 
+def _kv_namespace(binding: Binding, context: BindingContext) -> Made:
+    value, service = namespace_value(binding, context, store_service)
+    return Made(binding.name, value, (service,))
+
+
 MAKERS: dict[str, Maker] = {
     "plain_text": _text,
     "json": _json,
@@ -160,7 +168,8 @@ MAKERS: dict[str, Maker] = {
     "wasm_module": _part,
     "text_blob": _part,
     "data_blob": _part,
+    "kv_namespace": _kv_namespace,
 }
 """What a version may be given."""
-STORES: dict[str, str] = {}
+STORES: dict[str, str] = {"kv_namespace": KV}
 """Of which store a kind of binding is."""
