@@ -57,6 +57,13 @@ class Come(NamedTuple):
     source: str
 
 
+class Stream(NamedTuple):
+    """Which stream the log is, and where it ends; `last_seq` 0: nothing was ever written to it."""
+
+    created: str
+    last_seq: int
+
+
 class Replaced(StoreUnavailable):
     """The log is not the one that this copy was made from."""
 
@@ -112,6 +119,10 @@ class KvLog:
             await ask_api(link, f"STREAM.PURGE.{STREAM}", {"filter": subjects})
 
         await self._asked(ask, "did not forget what was deleted")
+
+    async def stream(self) -> Stream:
+        """Return which stream the log is."""
+        return await self._asked(_stream, "did not answer")
 
     async def _asked(self, ask: Callable[[Link], Awaitable[T]], what: str) -> T:
         with anyio.move_on_after(self._limits.kv_write_ms / 1000):
@@ -170,17 +181,12 @@ class KvLog:
             await anyio.sleep(RETRY_MS / 1000)
 
 
-class _Stream(NamedTuple):
-    created: str
-    last_seq: int
-
-
-async def _stream(link: Link) -> _Stream:
+async def _stream(link: Link) -> Stream:
     info = await ask_api(link, f"STREAM.INFO.{STREAM}", {})
-    return _Stream(info["created"], int(info["state"]["last_seq"]))
+    return Stream(info["created"], int(info["state"]["last_seq"]))
 
 
-def _refuse_replaced(found: _Stream, source: str, seq: int) -> None:
+def _refuse_replaced(found: Stream, source: str, seq: int) -> None:
     if found.created != source != "" or found.last_seq < seq:
         raise Replaced(
             f"KV's log (made {found.created}, at {found.last_seq}) is not the one that this"

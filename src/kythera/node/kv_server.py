@@ -26,7 +26,7 @@ from kythera.distribute.blobs import Blobs
 from kythera.distribute.copy import Copy
 from kythera.distribute.core_finder import CoreFinder, mesh_secure
 from kythera.distribute.fold import Fold
-from kythera.distribute.kv_log import Replaced, open_kv_log
+from kythera.distribute.kv_log import open_kv_log
 from kythera.ground.clock import SystemClock
 from kythera.ground.journal import Journal, configure
 from kythera.ground.layout import Layout
@@ -42,7 +42,7 @@ BOOT = Path("/proc/sys/kernel/random/boot_id")
 STOP_S = 4.0
 BACKLOG = 1_024
 SWEEPS_PER_BLOB_SWEEP = 10
-BEHIND_RETRY_S = 2.0
+MEET_RETRY_S = 1.0
 KEEP_PATH: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 """The socket's path is the keeper's."""
 _journal = structlog.get_logger("kv")
@@ -123,22 +123,24 @@ async def _serve(service: KvService, sock: socket.socket, tasks: anyio.abc.TaskG
 
 async def _follow(service: KvService) -> None:
     """Follow the log into the copy, for ever."""
+    said = ""
     while True:
         try:
+            await service.meet()
             async for come in service.log.follow(service.position):
-                service.refused = ""
                 service.take(come)
-        except Replaced as error:
-            _tell_refused(service, error)
-        except StoreUnavailable as error:
-            _tell_refused(service, error)
-        await anyio.sleep(BEHIND_RETRY_S)
+        except* StoreUnavailable as group:
+            error = _first(group)
+            service.refused = str(error)
+            if said != str(error):
+                _journal.error("kv_cannot_follow", why=str(error))
+            said = str(error)
+        await anyio.sleep(MEET_RETRY_S)
 
 
-def _tell_refused(service: KvService, error: KytheraError) -> None:
-    if service.refused != str(error):
-        _journal.error("kv_cannot_follow", why=str(error))
-    service.refused = str(error)
+def _first(group: BaseExceptionGroup[StoreUnavailable]) -> StoreUnavailable:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 async def _catch_up(service: KvService) -> None:

@@ -8,6 +8,7 @@ the copy was made from.
 """
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import structlog
 from anyio import to_thread
 
 from kythera.distribute.blobs import READ_BYTES, Blobs
-from kythera.distribute.kv_log import Come, KvLog
+from kythera.distribute.kv_log import Come, KvLog, Replaced
 from kythera.ground.clock import Clock
 from kythera.ground.passes import NotAPass, Pass, check
 from kythera.model.errors import KytheraError, StoreUnavailable
@@ -53,7 +54,8 @@ PASSES_MAX = 4_096
 """Passes that are remembered as good."""
 LIFE_MARGIN_S = 60
 """The log keeps what expires a little longer: its server's clock may be another one."""
-OPERATIONS = ("read", "write", "delete", "list")
+SWEPT_AT_ONCE = 1_000
+REFILLED_AT_ONCE = 256
 _GONE = "This KV namespace was deleted."
 _journal = structlog.get_logger("kv")
 
@@ -80,8 +82,8 @@ class KvService:
     key: str
     limits: Limits
     clock: Clock
-    refused: str = ""
-    """Why nothing can be written now."""
+    refused: str = "KV's log has not answered yet: try again."
+    """Why nothing can be written now; empty: it can."""
     ready: anyio.Event = field(default_factory=anyio.Event)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How often each worker did what, since this process started."""
@@ -273,6 +275,45 @@ class KvService:
         seq = await self.log.append(where, encode(entry), life_s)
         self.copy.take(Written(seq, namespace, entry))
 
+    # -- the log --------------------------------------------------------------------------------
+
+    async def meet(self) -> None:
+        """Find out whether the log is the one this copy was made from; fill a new one from the copy.
+
+        Raises Replaced when it is another one, and StoreUnavailable."""
+        stream, source = await self.log.stream(), self.copy.source()
+        if source in {"", stream.created}:
+            if self.copy.in_doubt():
+                _journal.info("kv_copy_made_anew", why="the machine was started")
+                self.copy.clear()
+        elif stream.last_seq == 0 or self.copy.refilled() == stream.created:
+            self.copy.note_refilled(stream.created)
+            await self._refill()
+            self.copy.clear()
+        else:
+            raise Replaced(
+                f"KV's log is not the one that {self.copy.path} was made from.",
+                remedy="Restore a backup; or remove that folder to go on with what the log has.",
+            )
+        self.refused = ""
+
+    async def _refill(self) -> None:
+        """Write all that the copy has to the log."""
+        now, written = self.clock.now(), 0
+
+        async def write(namespace: str, entry: Entry) -> None:
+            expires = entry.head.expiration
+            life_s = int(expires - now) + LIFE_MARGIN_S if expires else 0
+            await self.log.append(subject(namespace, entry.head.key), encode(entry), life_s)
+
+        everything = self.copy.everything(now)
+        while batch := list(itertools.islice(everything, REFILLED_AT_ONCE)):
+            async with anyio.create_task_group() as tasks:
+                for namespace, entry in batch:
+                    tasks.start_soon(write, namespace, entry)
+            written += len(batch)
+        _journal.info("kv_log_filled_from_copy", keys=written)
+
     # -- the log's feed ------------------------------------------------------------------------
 
     def position(self) -> tuple[str, int]:
@@ -303,9 +344,6 @@ class KvService:
         held = [blob for blob in self.blobs.held() if blob.used_ns < before]
         named = self.copy.blobs_named() if held else set()
         return sum(self.blobs.let_go(blob) for blob in held if blob.digest not in named)
-
-
-SWEPT_AT_ONCE = 1_000
 
 
 def _written(seq: int, told: str, body: bytes) -> Written | None:

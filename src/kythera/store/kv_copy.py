@@ -4,8 +4,9 @@ Promises: a key shows what the log has last, whichever way that came here first 
 of this machine's own write, or the log's feed); lists are in the order of keys' bytes; a key that
 has expired is not shown, and is reclaimed later (`sweep`); damage is reported, never served.
 The copy is not synced to the disk, for the log is: it outlives this process, and after a start of
-the machine it is made anew from the log (`boot`), as it is when it has not heard of the log for so
-long that the log may have forgotten which keys ended.
+the machine it is in doubt (`in_doubt`) and made anew from the log, as it is when it has not heard of
+the log for so long that the log may have forgotten which keys ended. Where the log itself is new, as
+in a restored state folder, the copy is what the log is filled from (`everything`).
 
 Rows: `rows` namespace and key → sequence, checksums, entry; `expires` expiration and sequence → key
 of the row; `blobs` digest and sequence → nothing; `ended` namespace → sequence; `about` a few facts.
@@ -82,9 +83,10 @@ class KvCopy:
             )
         except (lmdb.Error, OSError) as error:
             raise StoreUnavailable(f"KV's copy at {path} cannot be opened: {error}.") from error
-        told = FORMAT + b" " + boot.encode()
-        if self._fact(b"made") != told:
-            self.clear(told)
+        self._gone: dict[bytes, int] = {}
+        self._boot = boot.encode()
+        if self._fact(b"format") != FORMAT:
+            self.clear()
         self._gone = self._read_ended()
 
     def close(self) -> None:
@@ -117,17 +119,30 @@ class KvCopy:
         with self._writing() as transaction:
             transaction.put(b"heard", _NUMBER.pack(int(now)), db=self._about)
 
-    def is_whole(self) -> bool:
-        """Tell whether the copy has once had everything."""
-        return self._fact(b"heard") is not None
+    def in_doubt(self) -> bool:
+        """Tell whether a loss of power may have damaged the copy."""
+        return self._fact(b"boot") != self._boot
 
-    def clear(self, made: bytes | None = None) -> None:
+    def is_whole(self) -> bool:
+        """Tell whether the copy has once had everything, and may be relied on."""
+        return self._fact(b"heard") is not None and not self.in_doubt()
+
+    def refilled(self) -> str:
+        """Return which stream is being filled from this copy; empty: none."""
+        return (self._fact(b"refilled") or b"").decode()
+
+    def note_refilled(self, source: str) -> None:
+        """Note which stream is being filled from this copy."""
+        with self._writing() as transaction:
+            transaction.put(b"refilled", source.encode(), db=self._about)
+
+    def clear(self) -> None:
         """Forget everything; the log gives it again."""
         with self._writing() as transaction:
-            kept = made or transaction.get(b"made", db=self._about) or FORMAT
             for table in (self._rows, self._expires, self._blobs, self._ended, self._about):
                 transaction.drop(table, delete=False)
-            transaction.put(b"made", kept, db=self._about)
+            transaction.put(b"format", FORMAT, db=self._about)
+            transaction.put(b"boot", self._boot, db=self._about)
         self._gone = {}
 
     # -- reading -------------------------------------------------------------------------------
@@ -180,6 +195,17 @@ class KvCopy:
         with self._reading() as transaction:
             cursor = transaction.cursor(db=self._blobs)
             return {bytes(place[:32]).hex() for place in cursor.iternext(values=False)}
+
+    def everything(self, now: float) -> Iterator[tuple[str, Entry]]:
+        """Yield what there is, as it would have to be written to a new log: by namespace; first the
+        namespaces that have ended."""
+        for namespace in self._gone:
+            yield namespace.hex(), Entry(Head(b"", ended=True))
+        with self._reading() as transaction:
+            for place, row in transaction.cursor(db=self._rows):
+                entry = row_entry(row)
+                if not entry.head.is_over(now):
+                    yield bytes(place[:NAMESPACE_BYTES]).hex(), entry
 
     # -- writing -------------------------------------------------------------------------------
 
