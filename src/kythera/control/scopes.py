@@ -70,7 +70,7 @@ def _secret(does: str) -> Need:
     return Need((SECRETS,), WORKER, does)
 
 
-def _store(does: str = "") -> Need:
+def _store(does: str) -> Need:
     """Belongs to all workers: what a token for some of them has no part in."""
     return Need((DEPLOY,), PLATFORM, does)
 
@@ -139,7 +139,7 @@ NEEDS: dict[str, dict[str, Need]] = {
     f"{KYTHERA}/keys/rotate": {"POST": _rule("rotate secrets' key")},
     f"{KYTHERA}/tokens": {"GET": RULE, "POST": _rule("make join token")},
     f"{KYTHERA}/tokens/{{token}}": {"DELETE": _rule("revoke join token")},
-    # Workers KV; what is done to single keys leaves no audit record
+    # Workers KV; what is done to keys is no record, and leaves none in the audit
     KV: {"GET": LOOK, "POST": _store("create KV namespace")},
     f"{KV}/{{namespace}}": {
         "GET": INSPECT,
@@ -147,13 +147,16 @@ NEEDS: dict[str, dict[str, Need]] = {
         "DELETE": _store("delete KV namespace"),
     },
     f"{KV}/{{namespace}}/keys": {"GET": INSPECT},
-    f"{KV}/{{namespace}}/bulk": {"PUT": _store(), "DELETE": _store()},
-    f"{KV}/{{namespace}}/bulk/delete": {"POST": _store()},
-    f"{KV}/{{namespace}}/bulk/get": {"POST": INSPECT},
+    f"{KV}/{{namespace}}/bulk": {
+        "PUT": _store("write KV keys"),
+        "DELETE": _store("delete KV keys"),
+    },
+    f"{KV}/{{namespace}}/bulk/delete": {"POST": _store("delete KV keys")},
+    f"{KV}/{{namespace}}/bulk/get": {"POST": Need((READ,), PLATFORM, "read KV keys")},
     f"{KV}/{{namespace}}/values/{{key:path}}": {
         "GET": INSPECT,
-        "PUT": _store(),
-        "DELETE": _store(),
+        "PUT": _store("write KV key"),
+        "DELETE": _store("delete KV key"),
     },
     f"{KV}/{{namespace}}/metadata/{{key:path}}": {"GET": INSPECT},
     # Who may call, and what was changed

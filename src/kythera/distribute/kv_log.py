@@ -132,7 +132,7 @@ class KvLog:
                     return await ask(link)
                 except TROUBLE as error:
                     self._links.last_error = str(error) or type(error).__name__
-                    if isinstance(error, ApiRefusal) and not error.passing:
+                    if isinstance(error, ApiRefusal) and (error.code in FULL or not error.passing):
                         raise self._refused(error) from None
                 await anyio.sleep(RETRY_MS / 1000)
         raise StoreUnavailable(
@@ -237,7 +237,13 @@ async def open_kv_log(
         except ApiRefusal as refusal:
             raise StoreUnavailable(f"KV's stream cannot be used: {refusal}.") from refusal
 
+    failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(keep_linked, links, supply, prepare)
-        yield KvLog(links, limits, chance or SystemChance())
+        try:
+            yield KvLog(links, limits, chance or SystemChance())
+        except Exception as error:  # noqa: BLE001 (raised again below, outside the group)
+            failure = error
         tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

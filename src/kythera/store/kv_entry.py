@@ -97,7 +97,11 @@ def encode_row(seq: int, entry: Entry) -> bytes:
     """Return an entry as the copy holds it: with its sequence, and a checksum of each part."""
     body = encode(entry)
     cut = len(body) - len(entry.value)
-    return _ROW.pack(seq, zlib.crc32(body[:cut], seq & 0xFFFFFFFF), zlib.crc32(entry.value)) + body
+    return _ROW.pack(seq, _of_head(seq, body[:cut]), zlib.crc32(entry.value)) + body
+
+
+def _of_head(seq: int, head: bytes | memoryview) -> int:
+    return zlib.crc32(head, zlib.crc32(seq.to_bytes(8, "big")))
 
 
 def row_seq(row: bytes | memoryview) -> int:
@@ -124,7 +128,7 @@ def _checked_head(row: bytes | memoryview) -> tuple[Head, int, int]:
         seq, of_head, of_value = _ROW.unpack_from(row)
         (size,) = _SIZES.unpack_from(row, _ROW.size)
         rest = _ROW.size + _SIZES.size + size
-        if zlib.crc32(row[_ROW.size : rest], seq & 0xFFFFFFFF) != of_head:
+        if _of_head(seq, row[_ROW.size : rest]) != of_head:
             raise NotAnEntry("the head's checksum is another one")
         return _heads.decode(row[_ROW.size + _SIZES.size : rest]), rest, of_value
     except (struct.error, msgspec.MsgspecError) as error:
