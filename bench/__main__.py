@@ -22,6 +22,7 @@ from bench import (
     failures,
     fleet,
     front,
+    kv,
     loops,
     neighbour,
     records,
@@ -42,6 +43,7 @@ BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "sandbox": sandbox.run,
     "neighbour": neighbour.run,
     "loops": loops.run,
+    "kv": kv.run,
 }
 FLEET_BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "spread": fleet.spread,
