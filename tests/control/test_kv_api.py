@@ -121,7 +121,9 @@ async def test_a_value_is_bytes_with_metadata_and_an_expiration(world: World) ->
 async def test_many_keys_are_written_listed_by_pages_got_and_deleted(world: World) -> None:
     """Goal: bulk, in both ways to delete; the last value of a key that is named twice counts."""
     space = await made(world)
-    pairs: list[dict[str, Any]] = [{"key": f"k{n:02}", "value": str(n), "metadata": {"n": n}} for n in range(25)]
+    pairs: list[dict[str, Any]] = [
+        {"key": f"k{n:02}", "value": str(n), "metadata": {"n": n}} for n in range(25)
+    ]
     pairs += [{"key": "raw", "value": "AAEC", "base64": True}, {"key": "k00", "value": "last"}]
     status, told = await call(world, "PUT", f"/{space}/bulk", json=pairs)
     assert (status, told["result"]["successful_key_count"]) == (200, 26)

@@ -244,7 +244,9 @@ def test_wrangler_deploy_provisions_a_namespace_without_an_id(
     wrangler.do("deploy", project=tmp_path)
     platform.wait_for(name, "here")
     assert called(platform, name, ("put", "k", "v"), ("get", "k")) == [None, "v"]
-    bindings = platform.call("GET", f"/workers/scripts/{name}/settings").json()["result"]["bindings"]
+    bindings = platform.call("GET", f"/workers/scripts/{name}/settings").json()["result"][
+        "bindings"
+    ]
     wrangler.do("deploy", project=tmp_path)
     platform.wait_for(name, "here")
     assert called(platform, name, ("get", "k")) == ["v"]
