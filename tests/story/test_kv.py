@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.platforms import RunningPlatform, running, start
+from tests.fleets import running_fleet
+from tests.platforms import COMMAND, Doors, RunningPlatform, clean_environment, running, start
 from tests.processes import command, family, wait_until
 from tests.wranglers import Wrangler, write_project
 
@@ -17,7 +19,7 @@ CODE = Path(__file__).with_name("kv_worker.js").read_text()
 KV = "/storage/kv/namespaces"
 
 
-def namespace(platform: RunningPlatform, title: str) -> str:
+def namespace(platform: Doors, title: str) -> str:
     """Make a namespace; return its id."""
     answer = platform.call("POST", KV, json={"title": title}).json()
     assert answer["success"], answer
@@ -25,7 +27,7 @@ def namespace(platform: RunningPlatform, title: str) -> str:
     return found
 
 
-def bound(platform: RunningPlatform, worker: str) -> str:
+def bound(platform: Doors, worker: str) -> str:
     """Deploy the worker with a namespace of its own; return the namespace's id."""
     found = namespace(platform, worker)
     binding = {"type": "kv_namespace", "name": "KV", "namespace_id": found}
@@ -34,7 +36,7 @@ def bound(platform: RunningPlatform, worker: str) -> str:
     return found
 
 
-def called(platform: RunningPlatform, worker: str, *calls: tuple[Any, ...]) -> list[Any]:
+def called(platform: Doors, worker: str, *calls: tuple[Any, ...]) -> list[Any]:
     """Have the worker call its namespace's methods; return what came of each."""
     asked = json.dumps([{"method": name, "args": list(args)} for name, *args in calls])
     answer = platform.get(worker, "/", method="POST", content=asked)
@@ -175,6 +177,56 @@ def test_a_deleted_namespace_is_gone_for_its_workers_too(platform: RunningPlatfo
     assert platform.call("DELETE", f"{KV}/{found}").status_code == 200
     (told,) = called(platform, "kv-gone", ("get", "k"))
     assert "This KV namespace was deleted" in told
+
+
+def test_keys_come_back_from_a_backup(tmp_path: Path) -> None:
+    """Goal: small and large values, taken while they are written, in a folder that had nothing."""
+    file, again = tmp_path / "kythera.tar", tmp_path / "again"
+    large = ("putLarge", "large", 1_000_000, 7)
+    with running(tmp_path / "first") as platform:
+        bound(platform, "kv-backup")
+        small = [("put", f"k{n}", str(n), {"metadata": n}) for n in range(300)]
+        assert set(called(platform, "kv-backup", *small, large, ("delete", "k7"))) == {None}
+        done = platform.kythera("backup", "create", str(file))
+        assert done.returncode == 0, done.stderr
+    argv = [*COMMAND, "backup", "restore", "--state", str(again), str(file)]
+    subprocess.run(argv, env=clean_environment(), timeout=60, check=True, capture_output=True)
+    with running(again) as platform:
+        platform.wait_for("kv-backup", "here", deadline_s=10)
+        told = called(
+            platform, "kv-backup", ("getWithMetadata", "k299"), ("get", "k7"), ("large", "large")
+        )
+        assert (told[0]["value"], told[0]["metadata"]) == ("299", 299)
+        assert told[1:] == [None, {"size": 1_000_000, "first": 7, "last": 7}]
+        assert called(platform, "kv-backup", ("put", "k7", "new"), ("get", "k7")) == [None, "new"]
+        platform.kill()
+    with running(again) as platform:
+        platform.wait_for("kv-backup", "here", deadline_s=10)
+        assert called(platform, "kv-backup", ("get", "k7"), ("get", "k8")) == ["new", "8"]
+
+
+def test_each_machine_of_a_fleet_reads_its_own_copy_of_the_one_log() -> None:
+    """Goal: a write on either machine is read on both; a value that only another machine has is
+    refused, never said to be absent."""
+    with running_fleet(2, 1) as fleet:
+        first, second = fleet.machines
+        bound(first, "kv-fleet")
+        second.wait_for("kv-fleet", "here", deadline_s=20)
+        for writer, reader, key in ((first, second, "a"), (second, first, "b")):
+            assert called(writer, "kv-fleet", ("put", key, "v")) == [None]
+            wait_until(
+                lambda: called(reader, "kv-fleet", ("get", key)) == ["v"],  # noqa: B023
+                f"{key} is read on the other machine",
+                deadline_s=10,
+            )
+        assert called(first, "kv-fleet", ("putLarge", "large", 1_000_000, 7)) == [None]
+        wait_until(
+            lambda: called(second, "kv-fleet", ("get", "large")) != [None],
+            "the large value is known there",
+            deadline_s=10,
+        )
+        (told,) = called(second, "kv-fleet", ("get", "large"))
+        assert "503 This machine has not got this value." in told
 
 
 def test_wranglers_namespace_commands(wrangler: Wrangler, tmp_path: Path) -> None:
