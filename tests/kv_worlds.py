@@ -100,6 +100,8 @@ class KvWorld:
         self.limits = limits or Limits(kv_catch_up_ms=200, kv_write_ms=200)
         self.clock = Clock()
         self.log = MemoryKvLog()
+        self.elsewhere: dict[str, bytes] = {}
+        """Blobs of another machine."""
         self.service = self.started()
 
     def started(self, boot: str = "boot") -> KvService:
@@ -108,10 +110,18 @@ class KvWorld:
             copy=KvCopy(self.folder / "copy", boot=boot, bytes_max=64 * 1024 * 1024),
             blobs=Blobs(self.folder / "blobs", clock=self.clock),
             log=self.log,  # type: ignore[arg-type]
+            fetch=self.fetch,
             key=KEY,
             limits=self.limits,
             clock=self.clock,
         )
+
+    async def fetch(self, digests: list[str]) -> None:
+        """Bring blobs from another machine, if a test gave them to one."""
+        for digest in digests:
+            if digest not in self.elsewhere:
+                raise StoreUnavailable(f"Blob {digest} is not on this machine.")
+            self.service.blobs.put(self.elsewhere[digest])
 
     def restart(self, boot: str = "boot") -> None:
         """End the process and start another."""

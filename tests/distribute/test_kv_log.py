@@ -3,13 +3,17 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import anyio
 import pytest
 
 from kythera.distribute.feed import Arrived
 from kythera.distribute.jetstream import _Fixed
-from kythera.distribute.kv_log import KvLog, LogFull, Replaced, open_kv_log
+from kythera.distribute.kv_log import KvLog, LogFull, Replaced, open_kv_log, use_kv_stream
+from kythera.distribute.link import Link
+from kythera.distribute.stream import LogMoving
 from kythera.model.limits import Limits
 from tests.distribute.servers import Server, serving
 from tests.kv_worlds import MemoryKvLog
@@ -84,6 +88,13 @@ async def test_another_stream_is_not_followed(log: Log) -> None:
         await come(log, 0, "another")
     with pytest.raises(Replaced):
         await come(log, 7, created)
+
+
+async def test_a_log_on_several_machines_is_refused_by_name() -> None:
+    """Goal: no stream is made there that would stay behind when the log moves on."""
+    client = SimpleNamespace(_server_info={"cluster": "kythera-2"})
+    with pytest.raises(LogMoving, match="several machines"):
+        await use_kv_stream(Link(cast("Any", client)), LIMITS)
 
 
 @pytest.mark.real

@@ -8,6 +8,7 @@ import pytest
 from kythera.distribute.kv_log import Replaced
 from kythera.ground.passes import Pass, sign
 from kythera.model.limits import Limits
+from kythera.store.kv_entry import Entry, Head, encode, subject
 from kythera.store.kv_http import Request
 from tests.kv_worlds import KEY, OTHER, SPACE, KvWorld, MemoryKvLog, kv_world
 
@@ -175,6 +176,27 @@ async def test_a_large_value_that_is_damaged_or_absent_is_not_served(tmp_path: P
         assert (await world.ask("GET", "/k?urlencoded=true"))[0] == 503
 
 
+async def test_a_large_value_of_another_machine_is_fetched(tmp_path: Path) -> None:
+    """Goal: when it is asked for, alone or among others, and before that, as the feed brings it."""
+    async with kv_world(tmp_path, QUICK) as world:
+        value = b"a value of some length"
+        await world.ask("PUT", "/k?urlencoded=true", value)
+        (digest,) = world.service.blobs.digests()
+        for method, target, body, told in (
+            ("GET", "/k?urlencoded=true", b"", value),
+            ("POST", "/bulk/get", b'{"keys":["k"]}', b'{"k":"a value of some length"}'),
+        ):
+            world.service.blobs.remove(digest)
+            world.elsewhere = {digest: value}
+            assert (await world.ask(method, target, body))[2] == told
+        world.service.blobs.remove(digest)
+        entry = Entry(Head(b"k", 0, b"", digest, len(value)))
+        await world.log.append(subject(SPACE, b"k"), encode(entry))
+        with anyio.fail_after(5):
+            while digest not in world.service.wanted:
+                await anyio.sleep(0.001)
+
+
 async def test_a_namespace_that_is_deleted_takes_its_keys_with_it(tmp_path: Path) -> None:
     """Goal: nothing of it is left in log or copy, and nothing is written to it again."""
     async with kv_world(tmp_path) as world:
@@ -260,6 +282,19 @@ async def test_a_restored_copy_fills_a_new_log(tmp_path: Path, boot: str) -> Non
         assert (await world.ask("GET", "/k?urlencoded=true", space=OTHER))[0] == 400
         assert world.log.last == 602
         tasks.cancel_scope.cancel()
+    world.service.copy.close()
+
+
+async def test_a_machine_without_the_log_does_not_fill_a_new_one(tmp_path: Path) -> None:
+    """Goal: of several machines one alone fills it: another's older values would be the last."""
+    async with kv_world(tmp_path) as world:
+        await world.ask("PUT", "/k?urlencoded=true", b"v")
+    world.log = MemoryKvLog("second")
+    world.service = world.started()
+    world.service.holds_log = lambda: False
+    with pytest.raises(Replaced):
+        await world.service.meet()
+    assert world.log.last == 0
     world.service.copy.close()
 
 

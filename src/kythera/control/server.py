@@ -137,6 +137,7 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
         keyring = Keyring(key_files(layout, platform), partial(sealing_key, store))
         mesh = await stack.enter_async_context(MeshClient(layout, limits))
         carrier = fetcher_of(blobs, mesh, store.catalog, platform.machine, limits)
+        layout.data.mkdir(mode=0o700, exist_ok=True)
         kv = kv_store(
             platform.account_id,
             partial(store_key, layout.store_key),
@@ -167,6 +168,7 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
             relay=Relay(copy, limits),
             wrong_tokens=WrongTokens(limits),
             keyring=keyring,
+            kept_blobs=(Blobs(layout.kv_blobs),),
             kv=kv,
         )
 

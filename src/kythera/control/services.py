@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kythera.control.store import Store
     from kythera.control.tail_hub import TailHub
     from kythera.deploy.keyring import Keyring
+    from kythera.distribute.blobs import Blobs
     from kythera.distribute.relay import Relay
 
 
@@ -102,6 +103,8 @@ class Services:
     keyring: "Keyring | None" = None
     """This machine's keys for secrets; `seals` is the same, where there is one."""
 
+    kept_blobs: "tuple[Blobs, ...]" = ()
+    """What stores of this machine keep as blobs; other machines may have them."""
     kv: "KvStore | None" = None
     """This machine's KV store."""
 

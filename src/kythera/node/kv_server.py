@@ -25,8 +25,10 @@ from anyio import to_thread
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.copy import Copy
 from kythera.distribute.core_finder import CoreFinder, mesh_secure
+from kythera.distribute.fetch import fetcher_of
 from kythera.distribute.fold import Fold
 from kythera.distribute.kv_log import open_kv_log
+from kythera.distribute.mesh import MeshClient
 from kythera.ground.clock import SystemClock
 from kythera.ground.journal import Journal, configure
 from kythera.ground.layout import Layout
@@ -43,6 +45,7 @@ STOP_S = 4.0
 BACKLOG = 1_024
 SWEEPS_PER_BLOB_SWEEP = 10
 MEET_RETRY_S = 1.0
+FETCH_LOOK_S = 0.25
 KEEP_PATH: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 """The socket's path is the keeper's."""
 _journal = structlog.get_logger("kv")
@@ -86,17 +89,25 @@ async def serve(layout: Layout, descriptor: int) -> None:
     async with AsyncExitStack() as stack:
         copy = open_copy(layout, limits, clock.now())
         stack.callback(copy.close)
-        finder = CoreFinder(layout, platform.machine, records_of(layout))
+        records = records_of(layout)
+        finder = CoreFinder(layout, platform.machine, records)
         log = await stack.enter_async_context(
             open_kv_log(finder, limits, secure=mesh_secure(layout))
         )
+        blobs = Blobs(layout.kv_blobs)
+        mesh = await stack.enter_async_context(MeshClient(layout, limits))
+        fetcher = await stack.enter_async_context(
+            fetcher_of(blobs, mesh, records, platform.machine, limits)
+        )
         service = KvService(
             copy=copy,
-            blobs=Blobs(layout.data / STORE / "blobs"),
+            blobs=blobs,
             log=log,
+            fetch=fetcher.ensure,
             key=store_key(layout.store_key),
             limits=limits,
             clock=clock,
+            holds_log=layout.log_address.exists,
         )
         async with anyio.create_task_group() as tasks:
             await _serve(service, sock, tasks)
@@ -107,7 +118,7 @@ async def _serve(service: KvService, sock: socket.socket, tasks: anyio.abc.TaskG
     def spawn(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         tasks.start_soon(work)
 
-    for loop in (_follow, _catch_up, _sweep):
+    for loop in (_follow, _catch_up, _sweep, _fetch_ahead):
         tasks.start_soon(loop, service)
     doors = Doors(service, service.limits, spawn)
     server = await asyncio.get_running_loop().create_unix_server(
@@ -165,6 +176,19 @@ async def _sweep(service: KvService) -> None:
                 await to_thread.run_sync(service.sweep_blobs)
         except StoreUnavailable as error:
             _journal.warning("kv_not_swept", why=str(error))
+
+
+async def _fetch_ahead(service: KvService) -> None:
+    """Fetch large values that other machines wrote, for ever; so each is on several machines soon."""
+    while True:
+        await anyio.sleep(FETCH_LOOK_S)
+        digests = list(service.wanted)
+        service.wanted.clear()
+        for digest in digests:
+            try:
+                await service.fetch([digest])
+            except StoreUnavailable as error:
+                _journal.warning("kv_value_not_fetched", why=str(error))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ the copy was made from.
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -20,7 +20,7 @@ import structlog
 from anyio import to_thread
 
 from kythera.distribute.blobs import READ_BYTES, Blobs
-from kythera.distribute.kv_log import Come, KvLog, Replaced
+from kythera.distribute.kv_log import Come, KvLog, Replaced, Stream
 from kythera.ground.clock import Clock
 from kythera.ground.passes import NotAPass, Pass, check
 from kythera.model.errors import KytheraError, StoreUnavailable
@@ -56,6 +56,8 @@ LIFE_MARGIN_S = 60
 """The log keeps what expires a little longer: its server's clock may be another one."""
 SWEPT_AT_ONCE = 1_000
 REFILLED_AT_ONCE = 256
+WANTED_MAX = 10_000
+"""Large values that wait to be fetched; one beyond them is fetched when it is asked for."""
 _GONE = "This KV namespace was deleted."
 _journal = structlog.get_logger("kv")
 
@@ -72,6 +74,9 @@ class Admitted(NamedTuple):
         return not self.granted.worker
 
 
+Fetch = Callable[[list[str]], Awaitable[None]]
+
+
 @dataclass
 class KvService:
     """The store. One for each process."""
@@ -79,12 +84,18 @@ class KvService:
     copy: KvCopy
     blobs: Blobs
     log: KvLog
+    fetch: Fetch
+    """Brings a blob from another machine. Raises StoreUnavailable."""
     key: str
     limits: Limits
     clock: Clock
+    holds_log: Callable[[], bool] = lambda: True
+    """Tells whether the log is on this machine: one machine alone may fill a new one."""
     refused: str = "KV's log has not answered yet: try again."
     """Why nothing can be written now; empty: it can."""
     ready: anyio.Event = field(default_factory=anyio.Event)
+    wanted: set[str] = field(default_factory=set)
+    """Values that are to be fetched before anybody asks for them."""
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How often each worker did what, since this process started."""
     _passes: dict[bytes, Admitted] = field(default_factory=dict)
@@ -202,10 +213,8 @@ class KvService:
         if entry is None:
             yield NOT_FOUND
             return
-        try:
-            file = await anyio.open_file(self.blobs.path(entry.head.blob), "rb")
-        except FileNotFoundError:
-            raise Failed(503, "This machine has not got this value.") from None
+        await self._have([entry])
+        file = await anyio.open_file(self.blobs.path(entry.head.blob), "rb")
         async with file:
             piece = await file.read(READ_BYTES)
             seen = hashlib.sha256()
@@ -220,6 +229,17 @@ class KvService:
                 yield piece
                 piece = following
 
+    async def _have(self, entries: Iterable[Entry | None]) -> None:
+        """Fetch values that are on another machine. Raises Failed (503)."""
+        digests = [entry.head.blob for entry in entries if entry is not None and entry.head.blob]
+        absent = [digest for digest in digests if not self.blobs.has(digest)]
+        if absent:
+            try:
+                await self.fetch(absent)
+            except StoreUnavailable as error:
+                told = f"This machine has not got this value: {error.message}"
+                raise Failed(503, told) from None
+
     async def _bulk(self, admitted: Admitted, request: Request) -> bytes:
         self._count(admitted, "read")
         asked, now = protocol.bulk(bytes(request.body), self.limits), self.clock.now()
@@ -230,6 +250,7 @@ class KvService:
         make = partial(protocol.bulk_json, asked, found, self._value, self.limits)
         if all(entry is None or not entry.head.blob for entry in found.values()):
             return ok(make())
+        await self._have(found.values())
         return ok(await to_thread.run_sync(make))
 
     def _value(self, entry: Entry) -> bytes:
@@ -286,7 +307,7 @@ class KvService:
             if self.copy.in_doubt():
                 _journal.info("kv_copy_made_anew", why="the machine was started")
                 self.copy.clear()
-        elif stream.last_seq == 0 or self.copy.refilled() == stream.created:
+        elif self.holds_log() and stream.created in {self.copy.refilled(), _new(stream)}:
             self.copy.note_refilled(stream.created)
             await self._refill()
             self.copy.clear()
@@ -327,11 +348,18 @@ class KvService:
         if come.messages or come.to_seq > self.copy.applied_seq():
             written = [_written(m.seq, m.subject, m.data) for m in come.messages]
             self.copy.apply([each for each in written if each is not None], come.to_seq)
+            self._want(each.entry.head.blob for each in written if each is not None)
         if come.in_step:
             now = self.clock.now()
             if now - self.copy.heard_at() > self.limits.kv_sweep_s or not self.ready.is_set():
                 self.copy.note_heard(now)
             self.ready.set()
+
+    def _want(self, digests: Iterable[str]) -> None:
+        """Have values fetched that other machines wrote."""
+        for digest in digests:
+            if digest and not self.blobs.has(digest) and len(self.wanted) < WANTED_MAX:
+                self.wanted.add(digest)
 
     def sweep(self) -> None:
         """Reclaim what has expired."""
@@ -344,6 +372,11 @@ class KvService:
         held = [blob for blob in self.blobs.held() if blob.used_ns < before]
         named = self.copy.blobs_named() if held else set()
         return sum(self.blobs.let_go(blob) for blob in held if blob.digest not in named)
+
+
+def _new(stream: Stream) -> str:
+    """Return a stream's name if nothing was ever written to it."""
+    return "" if stream.last_seq else stream.created
 
 
 def _written(seq: int, told: str, body: bytes) -> Written | None:
