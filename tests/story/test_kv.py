@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.fleets import running_fleet
@@ -39,9 +40,16 @@ def bound(platform: Doors, worker: str) -> str:
 def called(platform: Doors, worker: str, *calls: tuple[Any, ...]) -> list[Any]:
     """Have the worker call its namespace's methods; return what came of each."""
     asked = json.dumps([{"method": name, "args": list(args)} for name, *args in calls])
-    answer = platform.get(worker, "/", method="POST", content=asked)
-    assert answer.status_code == 200, answer.text
-    return [each.get("error", each.get("value")) for each in answer.json()]
+    answers: list[httpx.Response] = []
+
+    def answered() -> bool:
+        # A front door that has just started may not know the worker yet: then nothing was done.
+        answers.append(platform.get(worker, "/", method="POST", content=asked))
+        return answers[-1].status_code != 404
+
+    wait_until(answered, f"{worker} answers", deadline_s=5)
+    assert answers[-1].status_code == 200, answers[-1].text
+    return [each.get("error", each.get("value")) for each in answers[-1].json()]
 
 
 def pid_of(platform: RunningPlatform, mark: str) -> int:
