@@ -23,6 +23,7 @@ from bench import (
     failures,
     fleet,
     front,
+    kv,
     loops,
     neighbour,
     queues,
@@ -46,6 +47,7 @@ BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "neighbour": neighbour.run,
     "loops": loops.run,
     "queues": queues.run,
+    "kv": kv.run,
 }
 FLEET_BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "spread": fleet.spread,

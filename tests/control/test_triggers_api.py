@@ -79,9 +79,9 @@ async def test_a_custom_domain_moves_only_when_somebody_says_so(world: World) ->
 
 async def test_what_is_absent_is_an_empty_list_or_a_refusal_in_words(world: World) -> None:
     """A deploy provisions what has no id: it must hear that there is no such thing."""
-    path = f"{ROOT}/accounts/{ACCOUNT}/storage/kv/namespaces"
+    path = f"{ROOT}/accounts/{ACCOUNT}/vectorize/v2/indexes"
     assert await world.ok("GET", f"{path}?per_page=100&order=title&direction=asc&page=1") == []
     assert await world.ok("GET", f"{ROOT}/accounts/{ACCOUNT}/r2/buckets") == {"buckets": []}
     refused = await world.refused("POST", path, {"title": "x"})
-    assert "does not offer KV namespaces" in refused[2]
+    assert "does not offer Vectorize" in refused[2]
     assert (await world.refused("GET", f"{ROOT}/accounts/{ACCOUNT}/queues/x"))[0] == 404

@@ -129,11 +129,11 @@ async def test_names_that_cannot_be_hostnames_are_refused(world: World) -> None:
 
 async def test_what_is_not_offered_is_refused_by_name(world: World) -> None:
     """Never dropped: the message names the binding and what there is instead."""
-    bound = [{"name": "DATA", "type": "kv_namespace", "namespace_id": "x"}]
+    bound = [{"name": "DATA", "type": "vectorize", "index_name": "x"}]
     code, text = (await world.refused("PUT", "scripts/hello", files=form(bindings=bound)))[1:]
     assert code == 10021
     assert "'DATA'" in text
-    assert "KV namespaces" in text
+    assert "Vectorize" in text
     assert "secret_text" in text
     for metadata in (
         {"migrations": {"new_tag": "v1", "steps": [{"new_sqlite_classes": ["C"]}]}},

@@ -23,6 +23,8 @@ from kythera.control import (
     identity,
     join_tokens,
     keys,
+    kv_namespaces,
+    kv_values,
     machines,
     machines_core,
     not_offered,
@@ -41,7 +43,7 @@ from kythera.control.caller import calling, doing, refuse
 from kythera.control.envelope import INTERNAL, failed, failure, no_route, wrong_method
 from kythera.control.peer_gate import PeerGate
 from kythera.control.scopes import ACCOUNT_PATH as ACCOUNT
-from kythera.control.scopes import KYTHERA, OPEN, ROOT, SCRIPT, WORKERS, need_of
+from kythera.control.scopes import KV, KYTHERA, OPEN, ROOT, SCRIPT, WORKERS, need_of
 from kythera.control.services import Services
 from kythera.model.errors import KytheraError
 
@@ -68,6 +70,8 @@ def api_routes(services: Services) -> list[BaseRoute]:
         *graphql.routes(ROOT),
         *cron.routes(KYTHERA),
         *queues.routes(ACCOUNT),
+        *kv_namespaces.routes(KV),
+        *kv_values.routes(KV),
         *not_offered.routes(ACCOUNT),
     ]
 

@@ -13,7 +13,6 @@ from kythera.control.envelope import listed
 from kythera.model.errors import Refusal
 
 ABSENT = {
-    "storage/kv/namespaces": "KV namespaces",
     "r2/buckets": "R2 buckets",
     "workflows": "workflows",
     "hyperdrive/configs": "Hyperdrive",

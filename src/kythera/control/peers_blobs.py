@@ -88,8 +88,9 @@ class Reading:
 async def give(request: Request) -> Response:
     """GET or HEAD /blobs/{digest}: a blob, or the rest of it from some byte on."""
     services, digest = services_of(request), _digest(request)
-    blobs = _blobs(services)
-    descriptor = _opened(blobs, digest) if digest else None
+    places = (_blobs(services), *services.kept_blobs) if digest else ()
+    found = (_opened(blobs, digest) for blobs in places)
+    descriptor = next((each for each in found if each is not None), None)
     if descriptor is None:
         return _says(404, "This machine does not have this blob.")
     size = os.fstat(descriptor).st_size

@@ -19,6 +19,7 @@ ROOT = "/client/v4"
 ACCOUNT_PATH = f"{ROOT}/accounts/{{account}}"
 WORKERS = f"{ACCOUNT_PATH}/workers"
 SCRIPT = f"{WORKERS}/scripts/{{name}}"
+KV = f"{ACCOUNT_PATH}/storage/kv/namespaces"
 KYTHERA = f"{ACCOUNT_PATH}/kythera"
 QUEUES = f"{ACCOUNT_PATH}/queues"
 D1 = f"{ACCOUNT_PATH}/d1/database"
@@ -178,6 +179,26 @@ NEEDS: dict[str, dict[str, Need]] = {
     f"{QUEUES}/{{queue}}/messages/batch": {"POST": _keep("send to queue")},
     f"{QUEUES}/{{queue}}/messages/pull": {"POST": _keep("pull from queue")},
     f"{QUEUES}/{{queue}}/messages/ack": {"POST": _keep("settle messages")},
+    # Workers KV; what is done to keys is no record, and leaves none in the audit
+    KV: {"GET": LOOK, "POST": _keep("create KV namespace")},
+    f"{KV}/{{namespace}}": {
+        "GET": INSPECT,
+        "PUT": _keep("rename KV namespace"),
+        "DELETE": _keep("delete KV namespace"),
+    },
+    f"{KV}/{{namespace}}/keys": {"GET": INSPECT},
+    f"{KV}/{{namespace}}/bulk": {
+        "PUT": _keep("write KV keys"),
+        "DELETE": _keep("delete KV keys"),
+    },
+    f"{KV}/{{namespace}}/bulk/delete": {"POST": _keep("delete KV keys")},
+    f"{KV}/{{namespace}}/bulk/get": {"POST": Need((READ,), PLATFORM, "read KV keys")},
+    f"{KV}/{{namespace}}/values/{{key:path}}": {
+        "GET": INSPECT,
+        "PUT": _keep("write KV key"),
+        "DELETE": _keep("delete KV key"),
+    },
+    f"{KV}/{{namespace}}/metadata/{{key:path}}": {"GET": INSPECT},
     # Who may call, and what was changed
     f"{ACCOUNT_PATH}/tokens": {"GET": RULE, "POST": _rule("make API token")},
     f"{ACCOUNT_PATH}/tokens/verify": {"GET": LOOK},

@@ -31,6 +31,8 @@ from kythera.control.fleet import Fleet
 from kythera.control.fleet_status import keep_looking
 from kythera.control.incidents import keep_telling
 from kythera.control.key_rotation import keep_keys, sealing_key
+from kythera.control.kv_store import STORE as KV
+from kythera.control.kv_store import kv_store
 from kythera.control.restored import take_back
 from kythera.control.services import OpenSecret, ReadBlob, Services, Tried
 from kythera.control.store import Store, put
@@ -56,6 +58,7 @@ from kythera.ground.clock import SystemClock
 from kythera.ground.journal import Journal, configure
 from kythera.ground.key_files import key_files
 from kythera.ground.layout import Layout
+from kythera.ground.passes import store_key
 from kythera.ground.shared_secrets import read_shared
 from kythera.ground.sockets import listen_tcp, listen_unix
 from kythera.model.catalog import Catalog
@@ -136,6 +139,14 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
         keyring = Keyring(key_files(layout, platform), partial(sealing_key, store))
         mesh = await stack.enter_async_context(MeshClient(layout, limits))
         carrier = fetcher_of(blobs, mesh, store.catalog, platform.machine, limits)
+        layout.data.mkdir(mode=0o700, exist_ok=True)
+        kv = kv_store(
+            platform.account_id,
+            partial(store_key, layout.store_key),
+            layout.store_socket(KV),
+            limits,
+        )
+        stack.push_async_callback(kv.aclose)
         yield Services(
             platform=platform,
             token=layout.token.read_text().strip(),
@@ -160,6 +171,8 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
             wrong_tokens=WrongTokens(limits),
             stores=SocketStores(layout),
             keyring=keyring,
+            kept_blobs=(Blobs(layout.kv_blobs),),
+            kv=kv,
         )
 
 

@@ -26,9 +26,11 @@ from kythera.model.records import Version
 
 if TYPE_CHECKING:
     from kythera.control.asset_index import AssetIndex
+    from kythera.control.kv_store import KvStore
     from kythera.control.store import Store
     from kythera.control.tail_hub import TailHub
     from kythera.deploy.keyring import Keyring
+    from kythera.distribute.blobs import Blobs
     from kythera.distribute.relay import Relay
 
 
@@ -103,6 +105,11 @@ class Services:
     """This machine's stores."""
     keyring: "Keyring | None" = None
     """This machine's keys for secrets; `seals` is the same, where there is one."""
+
+    kept_blobs: "tuple[Blobs, ...]" = ()
+    """What stores of this machine keep as blobs; other machines may have them."""
+    kv: "KvStore | None" = None
+    """This machine's KV store."""
 
     @property
     def me(self) -> str:

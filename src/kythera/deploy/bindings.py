@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from kythera.deploy.bindings_d1 import database_id
+from kythera.deploy.bindings_kv import read_namespace
 from kythera.deploy.bindings_queues import producer
 from kythera.deploy.documents import as_list, as_object, as_text, as_texts, shown
 from kythera.deploy.refusals import Refusals, invalid
@@ -34,12 +35,12 @@ OFFERED = (
     "data_blob",
     "d1",
     "queue",
+    "kv_namespace",
 )
 PART_TYPES = {"wasm_module": "wasm", "text_blob": "text", "data_blob": "data"}
 """Bindings of the service-worker format to a part of the upload, and that part's module type."""
 
 NOT_OFFERED_YET = {
-    "kv_namespace": "KV namespaces",
     "r2_bucket": "R2 buckets",
     "durable_object_namespace": "Durable Objects",
     "service": "service bindings",
@@ -211,6 +212,7 @@ READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "inherit": _read_inherit,
     "queue": _read_queue,
     "d1": _read_database,
+    "kv_namespace": read_namespace,
 }
 
 

@@ -57,7 +57,7 @@ def server_config(
             f"  store_dir: {json.dumps(str(store))}",
             "  sync_interval: always",
             f"  max_memory_store: {MEMORY_BYTES_MAX}",
-            f"  max_file_store: {STORE_BYTES_MAX}",
+            f"  max_file_store: {STORE_BYTES_MAX + limits.kv_log_bytes_max}",
             "}",
             "accounts {",
             f'  RECORDS {{ jetstream: enabled, users: [{{user: "{USER}", password: "{password}"}}] }}',

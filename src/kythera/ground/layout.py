@@ -213,6 +213,11 @@ class Layout:
         return self.state / "data"
 
     @property
+    def kv_blobs(self) -> Path:
+        """Large values of Workers KV, by their hashes."""
+        return self.data / "kv" / "blobs"
+
+    @property
     def egress_socket(self) -> Path:
         """Where cells' outbound requests go."""
         return self.run / "egress.sock"

@@ -131,6 +131,46 @@ class Limits(Struct, frozen=True, kw_only=True):
     versions_kept_max: int = 100
     deployments_kept_max: int = 100
 
+    # Workers KV
+    kv_key_bytes_max: int = 512
+    kv_value_bytes_max: int = 25 * MIB
+    kv_metadata_bytes_max: int = 1_024
+    kv_inline_bytes_max: int = 64 * 1024
+    """Of values that the log itself carries; larger ones are blobs. Never more than a record."""
+    kv_expiration_s_min: int = 60
+    kv_cache_ttl_s_min: int = 30
+    kv_list_max: int = 1_000
+    kv_bulk_get_max: int = 100
+    kv_bulk_get_bytes_max: int = 25 * MIB
+    kv_bulk_write_max: int = 10_000
+    """Keys that one call of the API writes or deletes,"""
+    kv_bulk_write_bytes_max: int = 100 * MIB
+    """and the size of its body."""
+    kv_namespaces_max: int = 1_000
+    kv_title_bytes_max: int = 512
+    kv_log_bytes_max: int = 8 * 1024 * MIB
+    """Of all keys' newest values in the log; a write above that is refused."""
+    kv_copy_bytes_max: int = 64 * 1024 * MIB
+    """Address space of this machine's copy, not disk."""
+    kv_write_ms: int = 10_000
+    """A write that the log has not acknowledged by then has failed, and may have been made or not."""
+    kv_writes_at_once: int = 512
+    """Writes that one machine sends to the log at the same time; others wait."""
+    kv_large_at_once: int = 8
+    """Values above `kv_inline_bytes_max` that are in memory at the same time; others wait."""
+    kv_body_ms: int = 100_000
+    """A value that has not arrived by then is given up."""
+    kv_catch_up_ms: int = 10_000
+    """How long a store that has just started waits for the log before it answers from its copy."""
+    kv_sweep_s: float = 30.0
+    """Between two looks at what has expired and which blobs nothing names."""
+    kv_blob_grace_s: float = 600.0
+    """A value's blob that nothing names goes after this."""
+    kv_look_ms: int = 1_000
+    """Between two questions whether the store answers,"""
+    kv_silent_ms_max: int = 10_000
+    """and how long it may not before it is killed and replaced."""
+
     # API tokens and audit
     api_token_life_s: float = 90 * 86_400.0
     """Unless its maker says something else, or `never`."""

@@ -12,6 +12,8 @@ TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 BINDING_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,127}")
 QUEUE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 DIGEST = re.compile(r"[0-9a-f]{64}")
+RESOURCE_ID = re.compile(r"[0-9a-f]{32}")
+"""Of what has no id of another kind: KV namespaces …"""
 
 
 def is_worker_name(name: str) -> bool:

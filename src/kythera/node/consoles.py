@@ -37,6 +37,11 @@ ENGINE_CHATTER = (
 cell could not reach is counted under its reason)."""
 
 
+STORES = "store-"
+"""What processes of stores are called by; those that are programs of ours write events."""
+OWN_FIELDS = ("ts", "level", "process", "event")
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
 CELL_CHATTER = ("Unable to find and open the program executable",)
 """Beginnings of what workerd says of a sandbox that has no /proc."""
 
@@ -144,6 +149,14 @@ class Consoles:
         self._readiness.arm(console.name, console.descriptor)
         return data is not None
 
+    def _tell_own(self, name: str, line: str) -> bool:
+        """Pass on an event of a program of ours (a store's); tell whether it was one."""
+        found = own_event(line) if name.startswith(STORES) else None
+        if found is not None:
+            level, event, fields = found
+            getattr(self._journal, level)(event, store=name.removeprefix(STORES), **fields)
+        return found is not None
+
     def _log(self, console: Console, line: str) -> None:
         if line.startswith(CELL_CHATTER):
             return
@@ -153,6 +166,8 @@ class Consoles:
                 self.dropped(cell)
             return
         if cell is None:
+            if self._tell_own(console.name, line):
+                return
             if not any(mark in line for mark in ENGINE_CHATTER):
                 self._journal.warning("engine", engine=console.name, line=line)
             return
@@ -161,6 +176,18 @@ class Consoles:
             self._journal.error("exception", **about, **_fields(line[len(EXCEPTION_MARKER) :]))
         else:
             self._journal.info("console", **about, line=line)
+
+
+def own_event(line: str) -> tuple[str, str, dict[str, object]] | None:
+    """Read a line of a program of ours (ground.journal): level, event, fields; None: it is none."""
+    try:
+        found = json.loads(line) if line.startswith('{"ts"') else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or found.get("level") not in LEVELS:
+        return None
+    fields = {key: found[key] for key in found if key not in OWN_FIELDS}
+    return str(found["level"]), str(found.get("event", "")), fields
 
 
 def _fields(text: str) -> dict[str, str]:

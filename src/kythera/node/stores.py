@@ -13,6 +13,7 @@ from kythera.ground.layout import Layout
 from kythera.ground.passes import store_key
 from kythera.model.catalog import Catalog
 from kythera.node.keeper_client import Exited, KeeperClient
+from kythera.node.kv_part import KvPart
 from kythera.node.queue_store import QueueStore
 from kythera.node.workerd_store import StoreHost, WorkerdStore
 from kythera.run.bindings import StoreDoors
@@ -79,4 +80,4 @@ class Stores:
 
 def parts_of(host: StoreHost) -> list[StorePart]:
     """Return this machine's stores."""
-    return [WorkerdStore(DATABASE, host, databases_config), QueueStore(host)]
+    return [KvPart(host), WorkerdStore(DATABASE, host, databases_config), QueueStore(host)]

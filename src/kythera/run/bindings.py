@@ -16,6 +16,7 @@ from kythera.model.errors import Refusal
 from kythera.model.names import queue_id
 from kythera.model.records import Binding, Module, Version
 from kythera.run.bindings_d1 import database_value
+from kythera.run.bindings_kv import KV, namespace_value
 
 QUEUE_DELAY_HEADER = "X-Kythera-Delay"
 ASSETS = "assets"
@@ -53,6 +54,8 @@ class Made:
 
 
 Maker = Callable[[Binding, BindingContext], Made]
+StoreService = Callable[[str, str, Binding, BindingContext], Fields]
+"""`store_service`, for modules that this one imports."""
 
 
 def made(binding: Binding, context: BindingContext) -> Made:
@@ -170,6 +173,11 @@ def _queue(binding: Binding, context: BindingContext) -> Made:
     return Made(binding.name, {"queue": {"name": service["name"]}}, (service,))
 
 
+def _kv_namespace(binding: Binding, context: BindingContext) -> Made:
+    value, service = namespace_value(binding, context, store_service)
+    return Made(binding.name, value, (service,))
+
+
 MAKERS: dict[str, Maker] = {
     "plain_text": _text,
     "json": _json,
@@ -179,9 +187,10 @@ MAKERS: dict[str, Maker] = {
     "wasm_module": _part,
     "text_blob": _part,
     "data_blob": _part,
+    "kv_namespace": _kv_namespace,
     "d1": _database,
     "queue": _queue,
 }
 """What a version may be given."""
-STORES: dict[str, str] = {"d1": "d1", "queue": "queues"}
+STORES: dict[str, str] = {"kv_namespace": KV, "d1": "d1", "queue": "queues"}
 """Of which store a kind of binding is."""
