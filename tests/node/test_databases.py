@@ -199,6 +199,24 @@ def test_sessions_know_bookmarks(app: App) -> None:
     assert app.value("session", sql="SELECT 3 AS n")["after"] is not None
 
 
+def test_what_a_worker_asks_is_counted(app: App) -> None:
+    """Goal: status tells calls, failures and rows of each worker."""
+    counted = App(app.platform, "counted")
+    counted.value("exec", sql="CREATE TABLE c (n)")
+    counted.value("batch", sqls=["INSERT INTO c VALUES (1), (2)", "SELECT n FROM c"])
+    counted.error("all", sql="SELECT * FROM nowhere")
+
+    def use() -> dict[str, int]:
+        (machine,) = app.platform.status()["machines"]
+        found = machine["stores"]["d1"]["workers"]
+        return next((use["counts"] for use in found if use["worker"] == "counted"), {})
+
+    wait_until(lambda: use().get("calls") == 3, "counted")
+    assert use()["failed"] == 1
+    assert use()["rows_read"] >= 2
+    assert use()["rows_written"] >= 2
+
+
 def test_databases_do_not_know_each_other(app: App) -> None:
     """Goal: another database of the same store is another file."""
     other = App(app.platform, "other")

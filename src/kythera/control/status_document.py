@@ -52,6 +52,23 @@ class Egress(Struct, frozen=True, kw_only=True):
     workers: list[WorkerEgress] = field(default_factory=list)
 
 
+class WorkerUse(Struct, frozen=True, kw_only=True):
+    """What one worker's cells asked of one store, on one machine."""
+
+    account: str = ""
+    worker: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class StoreFacts(Struct, frozen=True, kw_only=True):
+    """One store of a machine."""
+
+    state: str = ""
+    """`up`, `down` or `silent`."""
+    restarts: int = 0
+    workers: list[WorkerUse] = field(default_factory=list)
+
+
 class MachineFacts(Struct, frozen=True, kw_only=True):
     """One machine, as its own agent sees it."""
 
@@ -88,6 +105,7 @@ class MachineFacts(Struct, frozen=True, kw_only=True):
     """Requests and connections that its front door refused or ended, by reason."""
     mesh: str = ""
     egress: Egress = field(default_factory=Egress)
+    stores: dict[str, StoreFacts] = field(default_factory=dict)
     unknown_records: dict[str, str] = field(default_factory=dict)
     tail_events_lost: dict[str, int] = field(default_factory=dict)
     """Events that did not get to a watcher on another machine, by reason."""

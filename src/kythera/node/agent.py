@@ -172,7 +172,9 @@ async def run(layout: Layout) -> None:
         keyring = Keyring(key_files(layout, platform))
         programs = workerds.programs
         consoles = Consoles(keeper, clock)
-        stores = parts_of(StoreHost(layout, platform, keeper, workerd, consoles.listen_to))
+        stores = parts_of(
+            StoreHost(layout, platform, keeper, workerd, consoles.listen_to, facts.store_counted)
+        )
         doors = store_doors(layout, [store.name for store in stores])
         maker = CellMaker(layout, platform, workerd, blobs, keyring, egress.door, programs, doors)
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)

@@ -18,6 +18,7 @@ from kythera.node.incidents import IncidentBook
 from kythera.run.cell import Cell
 from kythera.run.decide import Cells
 from kythera.run.egress_counts import Counts
+from kythera.run.store_counts import StoreCounts
 
 SEND_S = 5.0
 MEASURE_S = 1.0
@@ -59,9 +60,15 @@ class MachineFacts:
     """Where other machines reach this one; empty: the platform's settings say."""
     egress: Counts = field(default_factory=Counts)
     """What workers have sent to the outside."""
+    stores: dict[str, StoreCounts] = field(default_factory=dict)
+    """What workers have asked of the stores that count it."""
 
     refused: dict[str, int] = field(default_factory=dict)
     """What the front door refused or ended, by reason."""
+
+    def store_counted(self, name: str, counts: StoreCounts) -> None:
+        """Take what a store has counted."""
+        self.stores[name] = counts
 
     async def measure(self) -> None:
         """Keep `cpu_share` current, for ever."""
@@ -132,6 +139,7 @@ def status(platform: Platform, cells: Cells, facts: MachineFacts) -> dict[str, A
         "clock_offset_ms": facts.clock_offset_ms,
         "filling": filling(facts),
         "egress": msgspec.to_builtins(facts.egress),
+        "stores": msgspec.to_builtins(facts.stores),
         "mesh": facts.mesh or platform.mesh_advertised or platform.mesh,
         "memory": {"used_bytes": used_bytes, "total_bytes": total_bytes},
         "cells": sum(len(worker.cells) for worker in cells.workers.values()),

@@ -15,7 +15,7 @@ from kythera.model.catalog import Catalog
 from kythera.node.keeper_client import Exited, KeeperClient
 from kythera.node.kv_part import KvPart
 from kythera.node.queue_store import QueueStore
-from kythera.node.workerd_store import StoreHost, WorkerdStore
+from kythera.node.workerd_store import StoreHost, StoreNeeds, WorkerdStore
 from kythera.run.bindings import StoreDoors
 from kythera.run.databases import DATABASE, databases_config
 
@@ -80,4 +80,8 @@ class Stores:
 
 def parts_of(host: StoreHost) -> list[StorePart]:
     """Return this machine's stores."""
-    return [KvPart(host), WorkerdStore(DATABASE, host, databases_config), QueueStore(host)]
+    return [
+        KvPart(host),
+        WorkerdStore(DATABASE, host, databases_config, StoreNeeds(counts=True)),
+        QueueStore(host),
+    ]

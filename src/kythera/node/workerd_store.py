@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
+import httpx
 import msgspec
 import structlog
 
 from kythera.ground.files import write_atomically
 from kythera.ground.layout import Layout
-from kythera.ground.passes import store_key
+from kythera.ground.passes import PASS_HEADER, Pass, sign, store_key
 from kythera.model.catalog import Catalog
 from kythera.model.platform import Platform
 from kythera.node.engines import Engine, EngineOrder
@@ -28,6 +29,7 @@ from kythera.run.config import PULSE
 from kythera.run.sandbox import Confined, ShutIn, confine, uid_of
 from kythera.run.seccomp import program
 from kythera.run.store_config import DATA_FOLDER, StoreView
+from kythera.run.store_counts import StoreCounts, WorkerUse, added
 from kythera.run.workerd import workerd_argv
 
 SIGTERM, SIGKILL = 15, 9
@@ -55,6 +57,8 @@ class StoreHost:
     workerd: Path
     started: Callable[[str], None] = lambda _: None
     """Told its name when one was started (its output wants reading)."""
+    tell: Callable[[str, StoreCounts], None] = lambda _, __: None
+    """Told what a store has counted, at each look."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class StoreNeeds:
 
     sees: Mapping[Path, Path] = field(default_factory=dict)
     """Where it sees them → where they are: sockets and folders that it may reach."""
+    counts: bool = False
+    """Whether its door tells, to a pass without a resource, what it has counted (`run.store_counts`)."""
 
 
 class WorkerdStore:
@@ -84,6 +90,9 @@ class WorkerdStore:
         self._exited = anyio.Event()
         self._heard_at = 0.0
         self._pid = 0
+        self._past: list[WorkerUse] = []
+        self._last: list[WorkerUse] = []
+        self._restarts = 0
         self._journal = structlog.get_logger("stores")
 
     @property
@@ -178,20 +187,47 @@ class WorkerdStore:
         while True:
             changed = self._changed
             held = self._host.keeper.processes.get(self._process)
-            if held is not None:
+            if held is None:
+                self._show("down")
+            else:
                 await self._look(held)
             with anyio.move_on_after(look_s):
                 await changed.wait()
 
     async def _look(self, held: HeldProcess) -> None:
         if held.pid != self._pid:
+            self._restarts += self._pid != 0
+            self._past, self._last = added(self._past, self._last), []
             self._pid, self._heard_at = held.pid, anyio.current_time()
         if self._config is None or held.tags.get(CONFIG_TAG) != _mark(self._config):
             await self._end(held, "store_changes", SIGTERM)
         elif await self._answers():
             self._heard_at = anyio.current_time()
+            self._last = await self._counted() if self._needs.counts else []
+            self._show("up")
         elif self._silent_ms() > self._host.platform.limits.store_silent_ms_max:
             await self._end(held, "store_hangs", SIGKILL)
+        else:
+            self._show("silent")
+
+    def _show(self, state: str) -> None:
+        workers = added(self._past, self._last)
+        shown = StoreCounts(state=state, restarts=self._restarts, workers=workers)
+        self._host.tell(self.name, shown)
+
+    async def _counted(self) -> list[WorkerUse]:
+        """Return what it has counted since it began; what was heard last, if it does not say."""
+        layout = self._host.layout
+        granted = Pass(account="", worker="", store=self.name, resource="")
+        headers = {PASS_HEADER: sign(granted, store_key(layout.store_key))}
+        transport = httpx.AsyncHTTPTransport(uds=str(layout.store_socket(self.name)))
+        within_s = self._host.platform.limits.store_look_ms / 1000
+        try:
+            async with httpx.AsyncClient(transport=transport, timeout=within_s) as client:
+                answer = await client.get("http://store/usage", headers=headers)
+            return msgspec.json.decode(answer.content, type=list[WorkerUse])
+        except (httpx.HTTPError, msgspec.MsgspecError):
+            return self._last
 
     def _silent_ms(self) -> float:
         return (anyio.current_time() - self._heard_at) * 1000

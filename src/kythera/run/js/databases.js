@@ -219,16 +219,35 @@ function bookmarkOf(request) {
   return sent;
 }
 
-async function query(request, url, database) {
+const uses = new Map();
+
+function noteUse({ account, worker }, answer) {
+  const name = `${account}/${worker}`;
+  let use = uses.get(name);
+  if (use === undefined) {
+    use = { account, worker, counts: { calls: 0, failed: 0, rows_read: 0, rows_written: 0 } };
+    uses.set(name, use);
+  }
+  use.counts.calls += 1;
+  use.counts.failed += answer === undefined;
+  for (const { meta } of answer?.results ?? []) {
+    use.counts.rows_read += meta.rows_read;
+    use.counts.rows_written += meta.rows_written;
+  }
+}
+
+async function query(request, url, database, pass) {
   const asArrays = url.searchParams.get('resultsFormat') === 'ROWS_AND_COLUMNS';
   try {
     const sent = bookmarkOf(request);
     const asked = await request.json();
     const begun = Date.now();
     const answer = await database.run(Array.isArray(asked) ? asked : [asked], sent !== '');
+    noteUse(pass, answer);
     const headers = answer.bookmark === undefined ? {} : { [BOOKMARK]: answer.bookmark };
     return Response.json(answersOf(answer, Date.now() - begun, asArrays), { headers });
   } catch (error) {
+    noteUse(pass);
     return Response.json({ success: false, error: error.message });
   }
 }
@@ -277,6 +296,9 @@ export default {
   async fetch(request, env) {
     try {
       const pass = await passOf(request, env);
+      if (pass.resource === '') {
+        return Response.json([...uses.values()]);
+      }
       const database = env.DATABASE.get(env.DATABASE.idFromName(`${pass.account}/${pass.resource}`));
       const url = new URL(request.url);
       if (pass.worker === '') {
@@ -285,7 +307,7 @@ export default {
       if (!['/query', '/execute'].includes(url.pathname)) {
         throw new Refused(404, 'dump() was of the alpha databases alone: use wrangler d1 export.');
       }
-      return await query(request, url, database);
+      return await query(request, url, database, pass);
     } catch (error) {
       const status = error instanceof Refused ? error.status : 500;
       return Response.json({ success: false, error: error.message }, { status });

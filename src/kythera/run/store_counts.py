@@ -1,0 +1,37 @@
+"""What a store has counted of each worker, over its restarts.
+
+Pure. A store counts from its own start (`calls`, `failed`, rows …: each names its own sums); the agent
+that follows it keeps what earlier processes had.
+"""
+
+from msgspec import Struct, field
+
+
+class WorkerUse(Struct, kw_only=True):
+    """What one worker's cells asked of one store."""
+
+    account: str
+    worker: str
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class StoreCounts(Struct, kw_only=True):
+    """Of all workers of this machine."""
+
+    state: str = "down"
+    """`up`, `down` (nothing is kept yet, or it is about to start) or `silent`."""
+    restarts: int = 0
+    workers: list[WorkerUse] = field(default_factory=list)
+
+
+def added(past: list[WorkerUse], now: list[WorkerUse]) -> list[WorkerUse]:
+    """Return the sums of what was counted before and since, by account and worker."""
+    sums: dict[tuple[str, str], dict[str, int]] = {}
+    for use in (*past, *now):
+        found = sums.setdefault((use.account, use.worker), {})
+        for name, count in use.counts.items():
+            found[name] = found.get(name, 0) + count
+    return [
+        WorkerUse(account=account, worker=worker, counts=counts)
+        for (account, worker), counts in sorted(sums.items())
+    ]

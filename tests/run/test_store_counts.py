@@ -1,0 +1,17 @@
+"""Sums over a store's restarts."""
+
+from kythera.run.store_counts import WorkerUse, added
+
+
+def test_sums_go_on_over_a_restart() -> None:
+    """Goal: by account and worker; what only one of the two has counted stays."""
+    past = [WorkerUse(account="a", worker="w", counts={"calls": 2, "failed": 1})]
+    now = [
+        WorkerUse(account="a", worker="w", counts={"calls": 3, "rows": 4}),
+        WorkerUse(account="b", worker="w", counts={"calls": 1}),
+    ]
+    assert added(past, now) == [
+        WorkerUse(account="a", worker="w", counts={"calls": 5, "failed": 1, "rows": 4}),
+        WorkerUse(account="b", worker="w", counts={"calls": 1}),
+    ]
+    assert added([], []) == []
