@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from kythera.deploy.documents import as_list, as_object, as_text, as_texts, shown
+from kythera.deploy.documents import as_amount, as_list, as_object, as_text, as_texts, shown
 from kythera.deploy.refusals import Refusals, invalid
 from kythera.model.limits import Limits
 from kythera.model.names import BINDING_NAME
@@ -30,6 +30,7 @@ OFFERED = (
     "wasm_module",
     "text_blob",
     "data_blob",
+    "ratelimit",
 )
 PART_TYPES = {"wasm_module": "wasm", "text_blob": "text", "data_blob": "data"}
 """Bindings of the service-worker format to a part of the upload, and that part's module type."""
@@ -43,7 +44,6 @@ NOT_OFFERED_YET = {
     "service": "service bindings",
     "workflow": "workflows",
     "dispatch_namespace": "dispatch namespaces",
-    "ratelimit": "rate limits",
     "worker_loader": "worker loaders",
     "hyperdrive": "Hyperdrive",
     "analytics_engine": "Analytics Engine",
@@ -60,6 +60,10 @@ NOT_OFFERED_YET = {
     "pipelines": "pipelines",
     "secret_key": "secret keys",
 }
+PERIODS_S = (10, 60)
+"""Of a rate limit, as Cloudflare has them."""
+RATE_LIMIT_MAX = 2**31 - 1
+NAMESPACE_DIGITS_MAX = 20
 IMPLICITLY_KEPT = frozenset({"secret_text", "secret_key"})
 
 
@@ -191,6 +195,23 @@ def _read_inherit(name: str, kind: str, fields: Mapping[str, Any], origin: Origi
     return Binding(name=name, type=kind, fields={"old_name": old_name})
 
 
+def _read_rate_limit(name: str, kind: str, fields: Mapping[str, Any], origin: Origin) -> Binding:
+    what = f"binding {name!r}"
+    namespace = as_text(fields.get("namespace_id"), f"namespace_id of {what}")
+    if not (namespace.isascii() and namespace.isdigit() and len(namespace) <= NAMESPACE_DIGITS_MAX):
+        raise invalid(
+            f"namespace_id of {what} is {shown(namespace)}; it has to be a positive whole number"
+            " written as text.",
+            remedy='Choose one for each set of counters, such as "1001".',
+        )
+    simple = as_object(fields.get("simple"), f"simple of {what}")
+    limit = as_amount(simple.get("limit"), f"simple.limit of {what}", most=RATE_LIMIT_MAX)
+    if simple.get("period") not in PERIODS_S or isinstance(simple["period"], bool):
+        raise invalid(f"simple.period of {what} is {shown(simple.get('period'))}; 10 or 60 may be.")
+    own = {"limit": limit, "period": int(simple["period"])}
+    return Binding(name=name, type=kind, fields={"namespace_id": namespace, "simple": own})
+
+
 READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "plain_text": _read_text,
     "secret_text": _read_text,
@@ -199,6 +220,7 @@ READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "text_blob": _read_part,
     "data_blob": _read_part,
     "inherit": _read_inherit,
+    "ratelimit": _read_rate_limit,
 }
 
 

@@ -217,6 +217,24 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Above this a tail is sampled and told so."""
     tail_event_bytes_max: int = 256 * 1024
 
+    # Stores
+    store_look_ms: int = 5_000
+    """Between two looks at whether a store's program answers."""
+    store_silent_ms_max: int = 10_000
+    """One that does not for this long is killed and replaced."""
+    rate_limit_keys_max: int = 200_000
+    """Keys that a machine counts at the same time; the oldest windows go."""
+    cache_object_bytes_max: int = 512 * MIB
+    """Of one response in the cache (Cloudflare's); a larger one is not kept."""
+    cache_bytes_max: int = 2 * 1024 * MIB
+    """Of a machine's cache; what was used longest ago goes, of the account that takes most."""
+    cache_silent_ms: int = 60_000
+    """A response on its way into the cache that stops for this long is given up."""
+    cache_purge_items_max: int = 100
+    """URLs, hosts, prefixes and tags of one purge."""
+    cache_purges_kept_max: int = 50
+    """A machine that was away for more of them empties its cache."""
+
     # Front
     connections_max: int = 0
     """Visitors' connections on one machine at the same time; 0: four fifths of what its open files

@@ -166,11 +166,11 @@ async def run(layout: Layout) -> None:
         egress = EgressCell(layout, platform, keeper, facts, workerd)
         keyring = Keyring(key_files(layout, platform))
         programs = workerds.programs
-        stores = parts_of()
+        consoles = Consoles(keeper, clock)
+        stores = parts_of(layout, keeper, platform.limits, consoles.listen_to)
         doors = store_doors(layout, [store.name for store in stores])
         maker = CellMaker(layout, platform, workerd, blobs, keyring, egress.door, programs, doors)
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
-        consoles = Consoles(keeper, clock)
         hear(mind, consoles)
         fleet = Fleet(layout, platform, catalog, clock)
         fetcher = await stack.enter_async_context(

@@ -72,7 +72,7 @@ class CellMaker:
         if self.egress is not None and version.confinement.egress != "none":
             folders[EGRESS_SOCKET] = self.egress.socket
         if self.stores is not None:
-            for store in stores_of(version):
+            for store in stores_of(version) & self.stores.sockets.keys():
                 folders[STORES_FOLDER / store] = self.stores.sockets[store]
         shut_in = ShutIn(
             program=self.programs.get(pulse.partition(WORKERD_MARK)[2], self.workerd),

@@ -4,7 +4,7 @@ A store is started through the keeper, which owns its socket: what cells ask wai
 Cells show it their pass (`ground.passes`), signed with a key that never leaves this machine.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import anyio
@@ -13,7 +13,10 @@ from kythera.ground.chance import SystemChance
 from kythera.ground.files import write_private
 from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
+from kythera.model.limits import Limits
+from kythera.node.cache_store import CachePart
 from kythera.node.keeper_client import Exited, KeeperClient
+from kythera.node.python_store import PythonStore
 from kythera.run.bindings import StoreDoors
 
 
@@ -82,6 +85,14 @@ class Stores:
             part.records_changed(catalog)
 
 
-def parts_of() -> list[StorePart]:
-    """Return this machine's stores."""
-    return []
+def parts_of(
+    layout: Layout, keeper: KeeperClient, limits: Limits, hear: Callable[[str], None]
+) -> list[StorePart]:
+    """Return this machine's stores; `hear` is told of each process whose output wants reading."""
+    ours = [
+        CachePart("cache", layout, keeper, limits),
+        PythonStore("ratelimit", layout, keeper, limits),
+    ]
+    for part in ours:
+        part.started = hear
+    return list(ours)

@@ -14,7 +14,10 @@ from typing import Any
 from kythera.ground.passes import PASS_HEADER, Pass, sign
 from kythera.model.errors import Refusal
 from kythera.model.records import Binding, Module, Version
+from kythera.run.prelude import source
 
+CACHE = "cache"
+"""The store of the Cache API, which every worker with code has."""
 ASSETS = "assets"
 """The service that answers from a version's static files."""
 
@@ -47,6 +50,8 @@ class Made:
     name: str
     value: Fields
     services: tuple[Fields, ...] = ()
+    modules: tuple[Fields, ...] = ()
+    """Of an extension of workerd's: what a wrapped binding is made by."""
 
 
 Maker = Callable[[Binding, BindingContext], Made]
@@ -73,9 +78,21 @@ def services_of(found: Iterable[Made]) -> list[Fields]:
     return list(services.values())
 
 
+def extensions_of(found: Iterable[Made]) -> list[Fields]:
+    """Return the extensions that bindings need: each module once."""
+    modules = {module["name"]: module for one in found for module in one.modules}
+    return [{"modules": list(modules.values())}] if modules else []
+
+
 def stores_of(version: Version) -> frozenset[str]:
     """Return which of the machine's stores a version's cells may reach."""
-    return frozenset(STORES[b.type] for b in version.bindings if b.type in STORES)
+    found = frozenset(STORES[b.type] for b in version.bindings if b.type in STORES)
+    return found | {CACHE} if has_code(version) else found
+
+
+def has_code(version: Version) -> bool:
+    """Tell whether a version is more than static files."""
+    return version.main_module is not None or version.body_part is not None
 
 
 def store_service(
@@ -151,6 +168,32 @@ def _part(binding: Binding, context: BindingContext) -> Made:
     return Made(binding.name, {"wasmModule" if binding.type == "wasm_module" else "data": content})
 
 
+def _rate_limit(binding: Binding, context: BindingContext) -> Made:
+    """Of these workerd has none: an internal module makes one that asks the machine's counters."""
+    counters = store_service("ratelimit", binding.fields["namespace_id"], binding, context)
+    inner = [
+        {"name": "counters", "service": {"name": counters["name"]}},
+        {"name": "own", "json": json_text(binding.fields["simple"])},
+    ]
+    module = _internal("ratelimit.js")
+    wrapped = {"moduleName": module["name"], "innerBindings": inner}
+    return Made(binding.name, {"wrapped": wrapped}, (counters,), (module,))
+
+
+def _internal(name: str) -> Fields:
+    """Return a module of ours that a worker cannot import: it makes bindings."""
+    return {"name": f"kythera:{name}", "esModule": source(name), "internal": True}
+
+
+def cache_service(context: BindingContext) -> Fields | None:
+    """Return what answers the Cache API, or None where there is none (in a trial)."""
+    if context.stores is None or CACHE not in context.stores.sockets:
+        return None
+    own = Binding(name="caches", type=CACHE)
+    # Without it nobody could tell what was put for http:// from what was put for https://.
+    return store_service(CACHE, CACHE, own, context, forwardedProtoHeader="X-Kythera-Scheme")
+
+
 MAKERS: dict[str, Maker] = {
     "plain_text": _text,
     "json": _json,
@@ -160,7 +203,8 @@ MAKERS: dict[str, Maker] = {
     "wasm_module": _part,
     "text_blob": _part,
     "data_blob": _part,
+    "ratelimit": _rate_limit,
 }
 """What a version may be given."""
-STORES: dict[str, str] = {}
+STORES: dict[str, str] = {"ratelimit": "ratelimit"}
 """Of which store a kind of binding is."""

@@ -22,6 +22,8 @@ from kythera.run.bindings import (
     BindingContext,
     Made,
     StoreDoors,
+    cache_service,
+    extensions_of,
     json_text,
     made,
     module_named,
@@ -94,11 +96,20 @@ class _Builder:
         return self.version.main_module is not None or self.version.body_part is not None
 
     @cached_property
+    def context(self) -> BindingContext:
+        """What bindings are made from."""
+        stores = self.settings.stores
+        return BindingContext(self.version, self.read_blob, self.open_secret, stores)
+
+    @cached_property
     def made(self) -> list[Made]:
         """The version's bindings, as workerd reads them."""
-        version = self.version
-        context = BindingContext(version, self.read_blob, self.open_secret, self.settings.stores)
-        return [made(binding, context) for binding in version.bindings]
+        return [made(binding, self.context) for binding in self.version.bindings]
+
+    @cached_property
+    def cache(self) -> Fields | None:
+        """What answers the Cache API."""
+        return cache_service(self.context) if self.has_code else None
 
     @property
     def clocks_stand(self) -> bool:
@@ -167,6 +178,8 @@ def _config(builder: _Builder) -> Fields:
         services += _asset_services(builder)
     if builder.has_code:
         services += services_of(builder.made)
+    if builder.cache is not None:
+        services.append(builder.cache)
     if builder.has_code and not builder.trial:
         services += _tail_services(builder)
     flags = [f"--max-heap-size={settings.heap_mib_max}"] if settings.heap_mib_max else []
@@ -177,8 +190,11 @@ def _config(builder: _Builder) -> Fields:
     if not builder.trial:
         sockets.append({"name": PULSE, "http": {}, "service": {"name": NOTHING}})
     config = {"services": services, "sockets": sockets, "v8Flags": flags}
+    extensions = extensions_of(builder.made) if builder.has_code else []
     if builder.clocks_stand:
-        config["extensions"] = [clocks_extension(of_script=builder.version.body_part is not None)]
+        extensions.append(clocks_extension(of_script=builder.version.body_part is not None))
+    if extensions:
+        config["extensions"] = extensions
     return config
 
 
@@ -216,6 +232,8 @@ def _worker(builder: _Builder) -> Fields:
         worker["serviceWorkerScript"] = _script(builder)
         if builder.clocks_stand:  # the first one: evaluated before anything else
             worker["bindings"].insert(0, clocks_binding())
+    if builder.cache is not None:
+        worker["cacheApiOutbound"] = {"name": builder.cache["name"]}
     if not builder.trial:
         worker["tails"] = [{"name": name} for name in _tails(builder)]
     return worker
