@@ -103,10 +103,14 @@ def kept_for_s(head: Head, now: float) -> float:
         return 0.0
     for name in ("s-maxage", "max-age"):
         if name in said:
-            return float(said[name]) if said[name].isdigit() and len(said[name]) < 12 else 0.0
+            return _seconds(said[name])
     if (expires := head.get("expires")) is not None:
         return max(0.0, _moment(expires) - now)
     return USUAL_S.get(head.status, 0.0)
+
+
+def _seconds(text: str) -> float:
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 12 else 0.0
 
 
 def _names(text: str | None) -> list[str]:
