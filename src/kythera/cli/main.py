@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "worker": ("kythera.cli.worker", "worker", "List and delete workers."),
     "versions": ("kythera.cli.versions", "versions", "List a worker's versions."),
     "secret": ("kythera.cli.secret", "secret", "Set, list and delete a worker's secrets."),
+    "cache": ("kythera.cli.cache", "cache", "Purge what workers have put into the cache."),
     "key": ("kythera.cli.key", "key", "Change the key that seals secrets."),
     "workerd": (
         "kythera.cli.workerd",

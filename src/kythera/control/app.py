@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from kythera.control import (
     api_tokens,
     audit_log,
+    cache_purges,
     fleet_status,
     identity,
     join_tokens,
@@ -25,6 +26,7 @@ from kythera.control import (
     peers,
     releases,
     secrets,
+    secrets_store,
     static_files,
     tails,
     triggers,
@@ -58,6 +60,8 @@ def api_routes(services: Services) -> list[BaseRoute]:
         *keys.routes(ACCOUNT),
         *api_tokens.routes(ACCOUNT),
         *audit_log.routes(ACCOUNT),
+        *cache_purges.routes(),
+        *secrets_store.routes(ACCOUNT),
         *not_offered.routes(ACCOUNT),
     ]
 

@@ -23,6 +23,7 @@ from kythera.model.records import (
     Domains,
     Machine,
     Record,
+    Resource,
     Routes,
     Token,
     Version,
@@ -115,6 +116,8 @@ def _about(caller: Caller, changes: Sequence[Written], catalog: Catalog) -> str:
                 return f"join token {token_id}"
             case Core():
                 return "the log"
+            case Resource(type=kind, name=name):
+                return f"{kind.replace('_', ' ')} {name}"
     return ", ".join(key.partition(".")[0] for key, _ in changes)
 
 
@@ -159,6 +162,10 @@ def _facts(record: Record) -> Facts:
             return {"routes": [route.pattern for route in record.routes]}
         case Domains():
             return {"domains": list(record.hostnames)}
+        case Resource(type="secrets_store_secret"):
+            return {"secret of a store": record.name}
+        case Resource(type="secrets_store"):
+            return {"secrets store": record.name}
     hidden = BOOKKEEPING.get(type(record))
     if hidden is None:
         return {}

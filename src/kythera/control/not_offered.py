@@ -22,7 +22,6 @@ ABSENT = {
     "vectorize/v2/indexes": "Vectorize",
     "containers/applications": "containers",
     "containers/dash/applications": "containers",
-    "secrets_store/stores": "the secrets store",
     "pages/projects": "Pages",
     "workers/dispatch/namespaces": "dispatch namespaces",
     "workers/durable_objects/namespaces": "Durable Objects",

@@ -83,6 +83,7 @@ async def publish(
             limits=services.platform.limits,
             previous=before[0] if before else None,
             current=catalog.deployed(account, name),
+            catalog=catalog,
         )
         draft = await anyio.to_thread.run_sync(drafting, origin)
         refuse_beyond(needed_for(origin.previous, draft.version, draft.settings), name)

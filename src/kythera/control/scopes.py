@@ -19,6 +19,7 @@ ROOT = "/client/v4"
 ACCOUNT_PATH = f"{ROOT}/accounts/{{account}}"
 WORKERS = f"{ACCOUNT_PATH}/workers"
 SCRIPT = f"{WORKERS}/scripts/{{name}}"
+STORES = f"{ACCOUNT_PATH}/secrets_store/stores"
 KYTHERA = f"{ACCOUNT_PATH}/kythera"
 
 READ, DEPLOY, SECRETS, ADMIN = SCOPES = ("read", "deploy", "secrets", "admin")
@@ -67,6 +68,10 @@ def _either(does: str) -> Need:
 
 def _secret(does: str) -> Need:
     return Need((SECRETS,), WORKER, does)
+
+
+def _shared_secret(does: str) -> Need:
+    return Need((SECRETS,), PLATFORM, does)
 
 
 def _rule(does: str) -> Need:
@@ -133,6 +138,27 @@ NEEDS: dict[str, dict[str, Need]] = {
     f"{KYTHERA}/keys/rotate": {"POST": _rule("rotate secrets' key")},
     f"{KYTHERA}/tokens": {"GET": RULE, "POST": _rule("make join token")},
     f"{KYTHERA}/tokens/{{token}}": {"DELETE": _rule("revoke join token")},
+    # The cache, which all workers of the account share
+    f"{ROOT}/zones/{{zone}}/purge_cache": {
+        "POST": Need((DEPLOY,), PLATFORM, "purge cache"),
+    },
+    # The secrets store, which all workers of the account share
+    STORES: {"GET": INSPECT, "POST": _shared_secret("make secrets store")},
+    f"{STORES}/{{store}}": {"GET": INSPECT, "DELETE": _shared_secret("delete secrets store")},
+    f"{STORES}/{{store}}/secrets": {
+        "GET": INSPECT,
+        "POST": _shared_secret("set secret of a store"),
+        "DELETE": _shared_secret("delete secrets of a store"),
+    },
+    f"{STORES}/{{store}}/secrets/{{secret}}": {
+        "GET": INSPECT,
+        "PATCH": _shared_secret("set secret of a store"),
+        "DELETE": _shared_secret("delete secret of a store"),
+    },
+    f"{STORES}/{{store}}/secrets/{{secret}}/duplicate": {
+        "POST": _shared_secret("copy secret of a store"),
+    },
+    f"{ACCOUNT_PATH}/secrets_store/quota": {"GET": INSPECT},
     # Who may call, and what was changed
     f"{ACCOUNT_PATH}/tokens": {"GET": RULE, "POST": _rule("make API token")},
     f"{ACCOUNT_PATH}/tokens/verify": {"GET": LOOK},

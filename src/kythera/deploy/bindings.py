@@ -16,6 +16,7 @@ import msgspec
 
 from kythera.deploy.documents import as_amount, as_list, as_object, as_text, as_texts, shown
 from kythera.deploy.refusals import Refusals, invalid
+from kythera.model.catalog import Catalog
 from kythera.model.limits import Limits
 from kythera.model.names import BINDING_NAME
 from kythera.model.records import Binding, Deployment, Version
@@ -31,6 +32,7 @@ OFFERED = (
     "text_blob",
     "data_blob",
     "ratelimit",
+    "secrets_store_secret",
 )
 PART_TYPES = {"wasm_module": "wasm", "text_blob": "text", "data_blob": "data"}
 """Bindings of the service-worker format to a part of the upload, and that part's module type."""
@@ -48,7 +50,6 @@ NOT_OFFERED_YET = {
     "hyperdrive": "Hyperdrive",
     "analytics_engine": "Analytics Engine",
     "vectorize": "Vectorize",
-    "secrets_store_secret": "the secrets store",
     "tail": "tail workers",
     "logfwdr": "log forwarding",
     "mtls_certificate": "client certificates",
@@ -89,6 +90,8 @@ class Origin:
     limits: Limits
     previous: Version | None = None
     current: Deployment | None = None
+    catalog: Catalog | None = None
+    """Where what bindings lead to is looked up."""
 
     def before(self, name: str) -> Binding | None:
         """Return the newest version's binding of that name."""
@@ -212,6 +215,20 @@ def _read_rate_limit(name: str, kind: str, fields: Mapping[str, Any], origin: Or
     return Binding(name=name, type=kind, fields={"namespace_id": namespace, "simple": own})
 
 
+def _read_shared_secret(name: str, kind: str, fields: Mapping[str, Any], origin: Origin) -> Binding:
+    store = as_text(fields.get("store_id"), f"store_id of binding {name!r}")
+    secret = as_text(fields.get("secret_name"), f"secret_name of binding {name!r}")
+    found = [] if origin.catalog is None else origin.catalog.resources(origin.account, kind)
+    if not any((s.fields["store_id"], s.name) == (store, secret) for s in found):
+        raise invalid(
+            f"Binding {name!r}: there is no secret {shown(secret)} in a secrets store"
+            f" {shown(store)}.",
+            remedy="Make it first: wrangler secrets-store secret create STORE-ID --name NAME"
+            " --scopes workers --remote",
+        )
+    return Binding(name=name, type=kind, fields={"store_id": store, "secret_name": secret})
+
+
 READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "plain_text": _read_text,
     "secret_text": _read_text,
@@ -221,6 +238,7 @@ READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "data_blob": _read_part,
     "inherit": _read_inherit,
     "ratelimit": _read_rate_limit,
+    "secrets_store_secret": _read_shared_secret,
 }
 
 

@@ -224,6 +224,11 @@ class Limits(Struct, frozen=True, kw_only=True):
     """One that does not for this long is killed and replaced."""
     rate_limit_keys_max: int = 200_000
     """Keys that a machine counts at the same time; the oldest windows go."""
+    secrets_stores_max: int = 1
+    """Secrets stores of an account (Cloudflare's, so the next two)."""
+    secrets_store_secrets_max: int = 100
+    secrets_store_bytes_max: int = 1_024
+    """Of one secret's text there."""
     cache_object_bytes_max: int = 512 * MIB
     """Of one response in the cache (Cloudflare's); a larger one is not kept."""
     cache_bytes_max: int = 2 * 1024 * MIB

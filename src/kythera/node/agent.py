@@ -169,7 +169,9 @@ async def run(layout: Layout) -> None:
         consoles = Consoles(keeper, clock)
         stores = parts_of(layout, keeper, platform.limits, consoles.listen_to)
         doors = store_doors(layout, [store.name for store in stores])
-        maker = CellMaker(layout, platform, workerd, blobs, keyring, egress.door, programs, doors)
+        maker = CellMaker(
+            layout, platform, workerd, blobs, keyring, egress.door, programs, doors, catalog
+        )
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
         hear(mind, consoles)
         fleet = Fleet(layout, platform, catalog, clock)

@@ -11,13 +11,15 @@ from pathlib import Path
 
 from kythera.deploy.keyring import Keyring
 from kythera.deploy.seal import Sealer
+from kythera.deploy.shared_secrets import opened, secret_named
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.files import read_manifest
 from kythera.ground.layout import Layout
+from kythera.model.catalog import Catalog
 from kythera.model.platform import Platform
 from kythera.model.records import Version
 from kythera.run.assets import materialise
-from kythera.run.bindings import StoreDoors, stores_of
+from kythera.run.bindings import SharedSecret, StoreDoors, stores_of
 from kythera.run.cell import WORKERD_MARK, CellName
 from kythera.run.config import PULSE, CellSettings, cell_config
 from kythera.run.outbound import EgressDoor
@@ -57,6 +59,8 @@ class CellMaker:
     """Where the workerd of each mark is; a process is named by the mark of its own."""
     stores: StoreDoors | None = None
     """This machine's stores, by where they are outside of a sandbox."""
+    catalog: Catalog = field(default_factory=Catalog)
+    """Where the secrets of stores are found, sealed."""
     _trees: dict[str, Path] = field(default_factory=dict)
     """Of manifests whose trees were laid out since this agent started."""
 
@@ -103,6 +107,7 @@ class CellMaker:
             egress=self._egress(),
             heap_mib_max=memory_mib(version, self.platform.limits),
             stores=self._stores(),
+            shared_secret=self._shared_secrets(version),
         )
         return cell_config(
             version,
@@ -110,6 +115,13 @@ class CellMaker:
             open_secret=secret_opener(self.sealer, version),
             settings=settings,
         )
+
+    def _shared_secrets(self, version: Version) -> SharedSecret:
+        def text_of(store: str, name: str) -> str | None:
+            found = secret_named(self.catalog, version.account, store, name)
+            return None if found is None else opened(found, self.sealer)
+
+        return text_of
 
     def _egress(self) -> EgressDoor | None:
         if self.egress is None:

@@ -33,6 +33,10 @@ class StoreDoors:
     key: str
 
 
+SharedSecret = Callable[[str, str], str | None]
+"""Returns the text of a secret, by its store's id and its name; None: it is not there any more."""
+
+
 @dataclass(frozen=True)
 class BindingContext:
     """What a binding is made from."""
@@ -41,6 +45,8 @@ class BindingContext:
     read_blob: Callable[[str], bytes]
     open_secret: Callable[[str, str], str]
     stores: StoreDoors | None = None
+    shared_secret: SharedSecret | None = None
+    """Opens a secret of a store; None: this is a trial, which is given none."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +186,16 @@ def _rate_limit(binding: Binding, context: BindingContext) -> Made:
     return Made(binding.name, {"wrapped": wrapped}, (counters,), (module,))
 
 
+def _shared_secret(binding: Binding, context: BindingContext) -> Made:
+    """The text is opened here, and is nowhere else but in the cell's memory."""
+    store, name = binding.fields["store_id"], binding.fields["secret_name"]
+    text = None if context.shared_secret is None else context.shared_secret(store, name)
+    inner = [{"name": "name", "text": name}, {"name": "text", "json": json_text(text)}]
+    module = _internal("shared-secret.js")
+    wrapped = {"moduleName": module["name"], "innerBindings": inner}
+    return Made(binding.name, {"wrapped": wrapped}, modules=(module,))
+
+
 def _internal(name: str) -> Fields:
     """Return a module of ours that a worker cannot import: it makes bindings."""
     return {"name": f"kythera:{name}", "esModule": source(name), "internal": True}
@@ -204,6 +220,7 @@ MAKERS: dict[str, Maker] = {
     "text_blob": _part,
     "data_blob": _part,
     "ratelimit": _rate_limit,
+    "secrets_store_secret": _shared_secret,
 }
 """What a version may be given."""
 STORES: dict[str, str] = {"ratelimit": "ratelimit"}

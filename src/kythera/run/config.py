@@ -21,6 +21,7 @@ from kythera.run.bindings import (
     ASSETS,
     BindingContext,
     Made,
+    SharedSecret,
     StoreDoors,
     cache_service,
     extensions_of,
@@ -81,6 +82,8 @@ class CellSettings:
     """0 leaves V8's own limit."""
     stores: StoreDoors | None = None
     """This machine's stores; None: bindings to them answer that there are none (a trial's)."""
+    shared_secret: SharedSecret | None = None
+    """Opens what is in secrets stores; None: nothing is (in a trial)."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,10 @@ class _Builder:
     @cached_property
     def context(self) -> BindingContext:
         """What bindings are made from."""
-        stores = self.settings.stores
-        return BindingContext(self.version, self.read_blob, self.open_secret, stores)
+        settings = self.settings
+        return BindingContext(
+            self.version, self.read_blob, self.open_secret, settings.stores, settings.shared_secret
+        )
 
     @cached_property
     def made(self) -> list[Made]:

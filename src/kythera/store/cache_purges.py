@@ -57,6 +57,11 @@ def encode(purges: Purges) -> bytes:
     return msgspec.json.encode(purges)
 
 
+def read(text: bytes) -> Purges:
+    """Return what the file says."""
+    return msgspec.json.decode(text, type=dict[str, tuple[Purge, ...]])
+
+
 def due(purges: tuple[Purge, ...], done: int) -> tuple[Purge, ...]:
     """Return what is still to be done, after number `done`."""
     left = tuple(purge for purge in purges if purge.number > done)
@@ -81,6 +86,5 @@ class PurgeFile:
             return
         stamp = (found.st_mtime_ns, found.st_ino, found.st_size)
         if stamp != self._stamp:
-            text = self._path.read_bytes()
-            self._changed(msgspec.json.decode(text, type=dict[str, tuple[Purge, ...]]))
+            self._changed(read(self._path.read_bytes()))
             self._stamp = stamp
