@@ -22,7 +22,7 @@ async def asking(
     store: Store, name: str, base: str = "http://store"
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Yield a client of a store; it brings no pass of its own."""
-    transport = httpx.ASGITransport(app=app_of(store, name, KEY))  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(app=app_of(store, name, KEY))
     async with httpx.AsyncClient(transport=transport, base_url=base) as client:
         yield client
 

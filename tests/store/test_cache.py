@@ -16,7 +16,9 @@ from tests.store.asking import as_put, asking, pass_to
 pytestmark = pytest.mark.anyio
 URL = "http://x.example/a?b=c"
 FRESH = {"Cache-Control": "max-age=60"}
-SMALL = Limits(cache_object_bytes_max=1_000, cache_bytes_max=8 * OBJECT_BYTES, disk_free_bytes_min=0)
+SMALL = Limits(
+    cache_object_bytes_max=1_000, cache_bytes_max=8 * OBJECT_BYTES, disk_free_bytes_min=0
+)
 
 
 class Moved:
@@ -136,7 +138,9 @@ async def test_variants_do_not_answer_for_each_other(client: httpx.AsyncClient) 
     assert not await is_there(client, accept_language="fr")
 
 
-async def test_what_cannot_be_kept_is_not_kept(cache: CacheStore, client: httpx.AsyncClient) -> None:
+async def test_what_cannot_be_kept_is_not_kept(
+    cache: CacheStore, client: httpx.AsyncClient
+) -> None:
     """Goal: too large, cut short, or no response at all: never a torn object, nor a file left."""
     assert await put(client, b"x" * 1_001) == 413
     assert await put(client, b"x" * 10, content_length="2000") == 413
@@ -202,7 +206,12 @@ async def test_what_is_purged_is_gone_at_the_next_question(
     client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     """Goal: by URL, host, prefix and tag, of one account alone, each purge once."""
-    urls = {"a": f"{URL}", "b": "http://y.example/b", "c": "http://x.example/img/c", "d": f"{URL}&d"}
+    urls = {
+        "a": f"{URL}",
+        "b": "http://y.example/b",
+        "c": "http://x.example/img/c",
+        "d": f"{URL}&d",
+    }
     for url in urls.values():
         await put(client, url=url, Cache_Tag="red" if url == urls["d"] else "blue")
     await put(client, account="b")
