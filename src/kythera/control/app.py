@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from kythera.control import (
+    analytics,
     api_tokens,
     audit_log,
     cache_purges,
@@ -61,6 +62,7 @@ def api_routes(services: Services) -> list[BaseRoute]:
         *api_tokens.routes(ACCOUNT),
         *audit_log.routes(ACCOUNT),
         *cache_purges.routes(),
+        *analytics.routes(ACCOUNT),
         *secrets_store.routes(ACCOUNT),
         *not_offered.routes(ACCOUNT),
     ]

@@ -142,6 +142,11 @@ NEEDS: dict[str, dict[str, Need]] = {
     f"{ROOT}/zones/{{zone}}/purge_cache": {
         "POST": Need((DEPLOY,), PLATFORM, "purge cache"),
     },
+    # What all workers of the account have counted
+    f"{ACCOUNT_PATH}/analytics_engine/sql": {
+        "GET": INSPECT,
+        "POST": INSPECT,
+    },
     # The secrets store, which all workers of the account share
     STORES: {"GET": INSPECT, "POST": _shared_secret("make secrets store")},
     f"{STORES}/{{store}}": {"GET": INSPECT, "DELETE": _shared_secret("delete secrets store")},

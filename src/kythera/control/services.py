@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+import anyio
 from starlette.requests import Request
 
 from kythera.control.asset_sessions import AssetSessions
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from kythera.control.tail_hub import TailHub
     from kythera.deploy.keyring import Keyring
     from kythera.distribute.relay import Relay
+
+
+QUERIES_AT_ONCE = 2
 
 
 class Tried(Protocol):
@@ -98,6 +102,10 @@ class Services:
     relay: "Relay | None" = None
     """Serves this machine's copy to others that follow it."""
     wrong_tokens: WrongTokens = field(default_factory=lambda: WrongTokens(Limits()))
+    queries: anyio.CapacityLimiter = field(
+        default_factory=lambda: anyio.CapacityLimiter(QUERIES_AT_ONCE)
+    )
+    """Over data points; the rest wait their turn."""
     keyring: "Keyring | None" = None
     """This machine's keys for secrets; `seals` is the same, where there is one."""
 

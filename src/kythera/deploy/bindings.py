@@ -8,6 +8,7 @@ upload says nothing about keeping (as wrangler's plain deploy does), otherwise e
 in `keep_bindings`.
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -32,6 +33,7 @@ OFFERED = (
     "text_blob",
     "data_blob",
     "ratelimit",
+    "analytics_engine",
     "secrets_store_secret",
 )
 PART_TYPES = {"wasm_module": "wasm", "text_blob": "text", "data_blob": "data"}
@@ -48,7 +50,6 @@ NOT_OFFERED_YET = {
     "dispatch_namespace": "dispatch namespaces",
     "worker_loader": "worker loaders",
     "hyperdrive": "Hyperdrive",
-    "analytics_engine": "Analytics Engine",
     "vectorize": "Vectorize",
     "tail": "tail workers",
     "logfwdr": "log forwarding",
@@ -61,6 +62,7 @@ NOT_OFFERED_YET = {
     "pipelines": "pipelines",
     "secret_key": "secret keys",
 }
+DATASET_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 PERIODS_S = (10, 60)
 """Of a rate limit, as Cloudflare has them."""
 RATE_LIMIT_MAX = 2**31 - 1
@@ -215,6 +217,16 @@ def _read_rate_limit(name: str, kind: str, fields: Mapping[str, Any], origin: Or
     return Binding(name=name, type=kind, fields={"namespace_id": namespace, "simple": own})
 
 
+def _read_analytics(name: str, kind: str, fields: Mapping[str, Any], origin: Origin) -> Binding:
+    dataset = as_text(fields.get("dataset", name), f"dataset of binding {name!r}")
+    if DATASET_NAME.fullmatch(dataset) is None:
+        raise invalid(
+            f"Binding {name!r}: {shown(dataset)} cannot be a dataset's name.",
+            remedy="Use letters, digits, `_` and `-`, 100 characters at most: it is a table in SQL.",
+        )
+    return Binding(name=name, type=kind, fields={"dataset": dataset})
+
+
 def _read_shared_secret(name: str, kind: str, fields: Mapping[str, Any], origin: Origin) -> Binding:
     store = as_text(fields.get("store_id"), f"store_id of binding {name!r}")
     secret = as_text(fields.get("secret_name"), f"secret_name of binding {name!r}")
@@ -238,6 +250,7 @@ READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "data_blob": _read_part,
     "inherit": _read_inherit,
     "ratelimit": _read_rate_limit,
+    "analytics_engine": _read_analytics,
     "secrets_store_secret": _read_shared_secret,
 }
 

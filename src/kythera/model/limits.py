@@ -239,6 +239,19 @@ class Limits(Struct, frozen=True, kw_only=True):
     """URLs, hosts, prefixes and tags of one purge."""
     cache_purges_kept_max: int = 50
     """A machine that was away for more of them empties its cache."""
+    analytics_point_bytes_max: int = 64 * 1024
+    """Of one data point as workerd sends it; its blobs have 16 KiB at most, which workerd sees to."""
+    analytics_kept_s: float = 92 * 86_400.0
+    """How long data points are kept (Cloudflare's three months);"""
+    analytics_bytes_max: int = 5 * 1024 * MIB
+    """and how much of a machine's disk they take: the oldest go."""
+    analytics_sql_bytes_max: int = 64 * 1024
+    analytics_query_ms: int = 10_000
+    """From a query's coming in to its answer."""
+    analytics_rows_max: int = 10_000
+    """Of one query's answer."""
+    analytics_memory_mib: int = 512
+    """Of one query."""
 
     # Front
     connections_max: int = 0

@@ -92,6 +92,7 @@ def parts_of(
     ours = [
         CachePart("cache", layout, keeper, limits),
         PythonStore("ratelimit", layout, keeper, limits),
+        PythonStore("analytics", layout, keeper, limits),
     ]
     for part in ours:
         part.started = hear

@@ -186,6 +186,11 @@ def _rate_limit(binding: Binding, context: BindingContext) -> Made:
     return Made(binding.name, {"wrapped": wrapped}, (counters,), (module,))
 
 
+def _analytics(binding: Binding, context: BindingContext) -> Made:
+    points = store_service("analytics", binding.fields["dataset"], binding, context)
+    return Made(binding.name, {"analyticsEngine": {"name": points["name"]}}, (points,))
+
+
 def _shared_secret(binding: Binding, context: BindingContext) -> Made:
     """The text is opened here, and is nowhere else but in the cell's memory."""
     store, name = binding.fields["store_id"], binding.fields["secret_name"]
@@ -220,8 +225,9 @@ MAKERS: dict[str, Maker] = {
     "text_blob": _part,
     "data_blob": _part,
     "ratelimit": _rate_limit,
+    "analytics_engine": _analytics,
     "secrets_store_secret": _shared_secret,
 }
 """What a version may be given."""
-STORES: dict[str, str] = {"ratelimit": "ratelimit"}
+STORES: dict[str, str] = {"ratelimit": "ratelimit", "analytics_engine": "analytics"}
 """Of which store a kind of binding is."""

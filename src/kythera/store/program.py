@@ -39,7 +39,14 @@ def _rate_limits(layout: Layout, limits: Limits) -> Store:
     return RateLimitStore(limits)
 
 
+def _analytics(layout: Layout, limits: Limits) -> Store:
+    from kythera.store.analytics import AnalyticsStore
+
+    return AnalyticsStore(layout.data / "analytics", limits)
+
+
 STORES: dict[str, Callable[[Layout, Limits], Store]] = {
+    "analytics": _analytics,
     "cache": _cache,
     "ratelimit": _rate_limits,
 }
