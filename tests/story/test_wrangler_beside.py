@@ -24,6 +24,12 @@ export default {
         await caches.default.put(key, new Response("kept " + url.pathname, { headers }));
         return new Response("put");
       }
+      case "point": {
+        env.POINTS.writeDataPoint({
+          indexes: [url.pathname], blobs: ["a", "\u00fc"], doubles: [1, 2.5]
+        });
+        return new Response("noted");
+      }
       case "delete": return Response.json(await caches.default.delete(key));
       case "named": {
         const cache = await caches.open("mine");
@@ -55,6 +61,7 @@ def project_of(folder: Path, name: str, store: str, secret: str) -> Path:
         "ratelimits": [
             {"name": "LIMITER", "namespace_id": "1001", "simple": {"limit": 2, "period": 60}}
         ],
+        "analytics_engine_datasets": [{"binding": "POINTS", "dataset": "hits"}],
         "secrets_store_secrets": [{"binding": "SECRET", "store_id": store, "secret_name": secret}],
     }
     return write_project(folder, dict(config), {"index.js": CODE})
@@ -112,6 +119,27 @@ def test_the_cache_keeps_until_it_is_told_to_forget(
     purged = platform.kythera("cache", "purge", f"https://cached.example{path}")
     assert purged.returncode == 0, purged.stderr
     assert platform.get(name, path).text == "miss"
+
+
+def test_data_points_are_asked_for_in_sql(
+    wrangler: Wrangler, deployed: tuple[str, str, str]
+) -> None:
+    """Goal: what a worker notes is found by Cloudflare's SQL endpoint, soon after."""
+    name, platform = deployed[0], wrangler.platform
+    for _ in range(3):
+        assert platform.get(name, f"/{name}?do=point").text == "noted"
+    query = f"""
+        SELECT index1, blob2, SUM(_sample_interval * double2) AS total FROM hits
+        WHERE index1 = '/{name}' AND timestamp > NOW() - INTERVAL '1' HOUR GROUP BY index1, blob2
+    """
+
+    def found() -> list[dict[str, Any]]:
+        answer = platform.call("POST", "/analytics_engine/sql", content=query)
+        data: list[dict[str, Any]] = answer.json().get("data", [])
+        return data
+
+    wanted = [{"index1": f"/{name}", "blob2": "\u00fc", "total": 7.5}]
+    wait_until(lambda: found() == wanted, f"the three points: {found()}", deadline_s=10)
 
 
 def test_a_secret_of_a_store_is_read_and_its_change_reaches_running_cells(
