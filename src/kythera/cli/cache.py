@@ -10,7 +10,7 @@ from kythera.cli.command import Here, with_here
 
 @click.group("cache")
 def cache() -> None:
-    """Purge what workers have put into the cache (`caches.default`, `caches.open`)."""
+    """Purge what workers have put into the cache. They do by `caches.default` and `caches.open`."""
 
 
 @cache.command("purge")

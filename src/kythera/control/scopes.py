@@ -145,7 +145,7 @@ NEEDS: dict[str, dict[str, Need]] = {
     # What all workers of the account have counted
     f"{ACCOUNT_PATH}/analytics_engine/sql": {
         "GET": INSPECT,
-        "POST": INSPECT,
+        "POST": Need((READ,), PLATFORM, "ask for data points"),
     },
     # The secrets store, which all workers of the account share
     STORES: {"GET": INSPECT, "POST": _shared_secret("make secrets store")},
