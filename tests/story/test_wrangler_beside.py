@@ -131,7 +131,7 @@ def test_data_points_are_asked_for_in_sql(
     query = f"""
         SELECT index1, blob2, SUM(_sample_interval * double2) AS total FROM hits
         WHERE index1 = '/{name}' AND timestamp > NOW() - INTERVAL '1' HOUR GROUP BY index1, blob2
-    """
+    """  # noqa: S608 (a worker's name)
 
     def found() -> list[dict[str, Any]]:
         answer = platform.call("POST", "/analytics_engine/sql", content=query)
