@@ -23,6 +23,18 @@ export default {
       const headers = { "Cache-Control": "max-age=600" };
       await caches.default.put(key, new Response("kept", { headers }));
     }
+    if (url.pathname === "/post") {
+      const post = new Request(key, { method: "POST", body: "x" });
+      const found = await caches.default.match(post, { ignoreMethod: true });
+      return Response.json([await caches.default.match(post) === undefined, await found.text()]);
+    }
+    if (url.pathname === "/fetch") {
+      try {
+        return await fetch(key, { cf: { cacheTtl: 60 } });
+      } catch {
+        return new Response("asked the origin");
+      }
+    }
     if (url.pathname === "/point") env.POINTS.writeDataPoint({ indexes: [url.search] });
     return await caches.default.match(key) ?? new Response("miss");
   }
@@ -88,6 +100,19 @@ def test_what_was_kept_outlives_kill_9_of_stores_and_platform(
     with running(state) as again:
         again.wait_for("w", "kept")
         assert points(again) == 6
+
+
+def test_other_methods_are_matched_when_that_is_asked_for(machine: RunningPlatform) -> None:
+    """Goal: `ignoreMethod` finds what was put; without it a POST finds nothing."""
+    machine.get("w", "/put")
+    assert machine.get("w", "/post").json() == [True, "kept"]
+
+
+def test_fetch_is_not_answered_from_the_cache(machine: RunningPlatform) -> None:
+    """Goal: what is said to differ does: `fetch` of what is cached asks its origin, which is no
+    host at all here."""
+    machine.get("w", "/put")
+    assert machine.get("w", "/fetch").text == "asked the origin"
 
 
 def test_a_store_that_hangs_is_replaced(machine: RunningPlatform) -> None:

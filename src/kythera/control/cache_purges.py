@@ -133,7 +133,7 @@ def with_purge(
 async def _done_here(services: Services, layout: Layout, number: int) -> None:
     """Wait, but not for ever, until this machine's agent has told its cache."""
     limits = services.platform.limits
-    path = layout.data / "cache" / FILE
+    path = layout.cache / FILE
     with anyio.move_on_after(limits.read_your_writes_ms / 1000):
         while _told(path.read_bytes() if path.exists() else b"{}", services.account) < number:
             await anyio.sleep(POLL_MS / 1000)

@@ -25,7 +25,7 @@ class CachePart(PythonStore):
         ]
         text = encode({record.account: purges_of(record) for record in found})
         if found and text != self._written:
-            folder = self._layout.data / "cache"
+            folder = self._layout.cache
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomically(folder / FILE, text)
             self._written = text

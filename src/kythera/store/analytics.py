@@ -8,7 +8,6 @@ Refuses (413) a point larger than `analytics_point_bytes_max`.
 """
 
 import os
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -20,6 +19,7 @@ import anyio
 import msgspec
 import structlog
 
+from kythera.ground.chance import SystemChance
 from kythera.ground.files import sync_directory
 from kythera.ground.passes import Pass
 from kythera.model.limits import Limits
@@ -109,7 +109,7 @@ class AnalyticsStore:
         if segment is None:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Never one that was there: its last line may be torn.
-            name = f"{int(self._now()):012d}-{secrets.token_hex(4)}.ndjson"
+            name = f"{int(self._now()):012d}-{SystemChance().hex(8)}.ndjson"
             segment = self._open[folder] = Segment((folder / name).open("xb", buffering=0))
             for each in (folder, folder.parent, self._folder):
                 sync_directory(each)

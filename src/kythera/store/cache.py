@@ -8,7 +8,6 @@ time, and a put that cannot be kept is answered as one that was not wanted.
 
 import hashlib
 import os
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import BinaryIO
 import anyio
 import structlog
 
+from kythera.ground.chance import SystemChance
 from kythera.ground.passes import Pass
 from kythera.model.limits import Limits
 from kythera.store import cache_rules as rules
@@ -189,7 +189,7 @@ class CacheStore:
             async for _ in body:  # heard out: who is hung up on would think that it broke
                 pass
             return NOT_KEPT
-        name = secrets.token_hex(16)
+        name = SystemChance().hex(32)
         path = self.index.bodies / name
         try:
             with path.open("xb") as file:

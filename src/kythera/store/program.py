@@ -30,7 +30,7 @@ KEEP_ALIVE_S = 600
 def _cache(layout: Layout, limits: Limits) -> Store:
     from kythera.store.cache import CacheStore
 
-    return CacheStore(layout.data / "cache", limits)
+    return CacheStore(layout.cache, limits)
 
 
 def _rate_limits(layout: Layout, limits: Limits) -> Store:
