@@ -18,6 +18,7 @@ from kythera.control import (
     audit_log,
     cache_purges,
     fleet_status,
+    hyperdrive,
     identity,
     join_tokens,
     keys,
@@ -63,6 +64,7 @@ def api_routes(services: Services) -> list[BaseRoute]:
         *audit_log.routes(ACCOUNT),
         *cache_purges.routes(),
         *analytics.routes(ACCOUNT),
+        *hyperdrive.routes(ACCOUNT),
         *secrets_store.routes(ACCOUNT),
         *not_offered.routes(ACCOUNT),
     ]

@@ -164,6 +164,8 @@ def _facts(record: Record) -> Facts:
             return {"domains": list(record.hostnames)}
         case Resource(type="secrets_store_secret"):
             return {"secret of a store": record.name}
+        case Resource(type="hyperdrive", fields=fields):
+            return {"database": f"{fields['user']}@{fields['host']}:{fields['port']}"}
         case Resource(type="secrets_store"):
             return {"secrets store": record.name}
     hidden = BOOKKEEPING.get(type(record))

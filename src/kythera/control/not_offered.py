@@ -18,7 +18,6 @@ ABSENT = {
     "d1/database": "D1 databases",
     "queues": "queues",
     "workflows": "workflows",
-    "hyperdrive/configs": "Hyperdrive",
     "vectorize/v2/indexes": "Vectorize",
     "containers/applications": "containers",
     "containers/dash/applications": "containers",

@@ -147,6 +147,17 @@ NEEDS: dict[str, dict[str, Need]] = {
         "GET": INSPECT,
         "POST": Need((READ,), PLATFORM, "ask for data points"),
     },
+    # Ways to databases: they lead past the egress rules
+    f"{ACCOUNT_PATH}/hyperdrive/configs": {
+        "GET": INSPECT,
+        "POST": _rule("make Hyperdrive config"),
+    },
+    f"{ACCOUNT_PATH}/hyperdrive/configs/{{config}}": {
+        "GET": INSPECT,
+        "PATCH": _rule("change Hyperdrive config"),
+        "PUT": _rule("change Hyperdrive config"),
+        "DELETE": _rule("delete Hyperdrive config"),
+    },
     # The secrets store, which all workers of the account share
     STORES: {"GET": INSPECT, "POST": _shared_secret("make secrets store")},
     f"{STORES}/{{store}}": {"GET": INSPECT, "DELETE": _shared_secret("delete secrets store")},

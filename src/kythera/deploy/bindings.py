@@ -34,6 +34,7 @@ OFFERED = (
     "data_blob",
     "ratelimit",
     "analytics_engine",
+    "hyperdrive",
     "secrets_store_secret",
 )
 PART_TYPES = {"wasm_module": "wasm", "text_blob": "text", "data_blob": "data"}
@@ -49,7 +50,6 @@ NOT_OFFERED_YET = {
     "workflow": "workflows",
     "dispatch_namespace": "dispatch namespaces",
     "worker_loader": "worker loaders",
-    "hyperdrive": "Hyperdrive",
     "vectorize": "Vectorize",
     "tail": "tail workers",
     "logfwdr": "log forwarding",
@@ -227,6 +227,16 @@ def _read_analytics(name: str, kind: str, fields: Mapping[str, Any], origin: Ori
     return Binding(name=name, type=kind, fields={"dataset": dataset})
 
 
+def _read_hyperdrive(name: str, kind: str, fields: Mapping[str, Any], origin: Origin) -> Binding:
+    config = as_text(fields.get("id"), f"id of binding {name!r}")
+    if origin.catalog is None or origin.catalog.resource(origin.account, kind, config) is None:
+        raise invalid(
+            f"Binding {name!r}: there is no Hyperdrive config {shown(config)}.",
+            remedy="Make it first: wrangler hyperdrive create NAME --connection-string …",
+        )
+    return Binding(name=name, type=kind, fields={"id": config})
+
+
 def _read_shared_secret(name: str, kind: str, fields: Mapping[str, Any], origin: Origin) -> Binding:
     store = as_text(fields.get("store_id"), f"store_id of binding {name!r}")
     secret = as_text(fields.get("secret_name"), f"secret_name of binding {name!r}")
@@ -251,6 +261,7 @@ READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "inherit": _read_inherit,
     "ratelimit": _read_rate_limit,
     "analytics_engine": _read_analytics,
+    "hyperdrive": _read_hyperdrive,
     "secrets_store_secret": _read_shared_secret,
 }
 

@@ -239,6 +239,13 @@ class Limits(Struct, frozen=True, kw_only=True):
     """URLs, hosts, prefixes and tags of one purge."""
     cache_purges_kept_max: int = 50
     """A machine that was away for more of them empties its cache."""
+    hyperdrive_configs_max: int = 25
+    """Of an account (Cloudflare's, so the next one)."""
+    hyperdrive_connections_max: int = 100
+    """To one database, from one machine."""
+    hyperdrive_connect_ms: int = 15_000
+    hyperdrive_idle_ms: int = 600_000
+    """A connection to a database over which nothing moves for this long is closed."""
     analytics_point_bytes_max: int = 64 * 1024
     """Of one data point as workerd sends it; its blobs have 16 KiB at most, which workerd sees to."""
     analytics_kept_s: float = 92 * 86_400.0

@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import msgspec
+
+from kythera.deploy.hyperdrive import HYPERDRIVE, password_of
 from kythera.deploy.keyring import Keyring
 from kythera.deploy.seal import Sealer
 from kythera.deploy.shared_secrets import opened, secret_named
@@ -19,7 +22,7 @@ from kythera.model.catalog import Catalog
 from kythera.model.platform import Platform
 from kythera.model.records import Version
 from kythera.run.assets import materialise
-from kythera.run.bindings import SharedSecret, StoreDoors, stores_of
+from kythera.run.bindings import Database, Databases, SharedSecret, StoreDoors, stores_of
 from kythera.run.cell import WORKERD_MARK, CellName
 from kythera.run.config import PULSE, CellSettings, cell_config
 from kythera.run.outbound import EgressDoor
@@ -108,6 +111,7 @@ class CellMaker:
             heap_mib_max=memory_mib(version, self.platform.limits),
             stores=self._stores(),
             shared_secret=self._shared_secrets(version),
+            database=self._databases(version),
         )
         return cell_config(
             version,
@@ -122,6 +126,23 @@ class CellMaker:
             return None if found is None else opened(found, self.sealer)
 
         return text_of
+
+    def _databases(self, version: Version) -> Databases:
+        def database(config_id: str) -> Database | None:
+            found = self.catalog.resource(version.account, HYPERDRIVE, config_id)
+            if found is None:
+                return None
+            named = {
+                name: found.fields[name] for name in ("host", "port", "sslmode", "connections")
+            }
+            return Database(
+                origin=msgspec.json.encode({"id": config_id, **named}).decode(),
+                database=found.fields["database"],
+                user=found.fields["user"],
+                password=password_of(found, self.sealer),
+            )
+
+        return database
 
     def _egress(self) -> EgressDoor | None:
         if self.egress is None:

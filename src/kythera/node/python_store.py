@@ -34,8 +34,16 @@ def _nobody(name: str) -> None:
 class PythonStore:
     """Keeps one store's process alive while it is of use."""
 
-    def __init__(self, name: str, layout: Layout, keeper: KeeperClient, limits: Limits) -> None:
+    def __init__(
+        self,
+        name: str,
+        layout: Layout,
+        keeper: KeeperClient,
+        limits: Limits,
+        module: str = "kythera.store.program",
+    ) -> None:
         self.name = name
+        self._module = module
         self.started: Callable[[str], None] = _nobody
         """Told the process's name when it was started (its output wants reading)."""
         self._process = f"store/{name}"
@@ -63,7 +71,7 @@ class PythonStore:
 
     async def _prepare(self) -> EngineOrder:
         await anyio.wait_readable(self._keeper.sockets[self._process])
-        argv = [sys.executable, "-m", "kythera.store.program", self.name]
+        argv = [sys.executable, "-m", self._module, self.name]
         argv += ["--state", str(self._layout.state.absolute())]
         argv += ["--listen-fd", f"{{socket:{self._process}}}"]
         environment = {name: os.environ[name] for name in KEPT if name in os.environ}

@@ -1,15 +1,17 @@
-"""Which running cells hold what is in a secrets store no more: they are replaced, one at a time.
+"""Which running cells hold a secret that was changed in its store, or the password of a database that
+was: they are replaced, one at a time.
 
 A cell is given a secret's text when it starts. What an agent does not see change, as it was down, it
 takes for unchanged; the records of that time come in after it is up.
 """
 
+from kythera.deploy.hyperdrive import HYPERDRIVE
 from kythera.deploy.shared_secrets import SECRET
 from kythera.model.catalog import Catalog
-from kythera.model.records import Version
+from kythera.model.records import Binding, Version
 
 Shared = tuple[str, str, str]
-"""Account, store, name."""
+"""Account, store, name; of a database, its kind and id."""
 
 
 class SecretsWatch:
@@ -28,18 +30,29 @@ class SecretsWatch:
         return frozenset(name for name in both if before.get(name) != self._known.get(name))
 
     def _now(self) -> dict[Shared, str]:
-        return {
+        shared = {
             # Not the envelope: it is another one, with the same text, after a change of keys.
             (account.id, found.fields["store_id"], found.name): found.id + found.fields["text_on"]
             for account in self._catalog.accounts()
             for found in self._catalog.resources(account.id, SECRET)
         }
+        databases = {
+            (account.id, HYPERDRIVE, found.id): found.fields["modified_on"]
+            for account in self._catalog.accounts()
+            for found in self._catalog.resources(account.id, HYPERDRIVE)
+        }
+        return shared | databases
 
 
 def uses(version: Version | None, changed: frozenset[Shared]) -> bool:
     """Tell whether a version is bound to any of these secrets."""
-    return version is not None and any(
-        (version.account, binding.fields["store_id"], binding.fields["secret_name"]) in changed
-        for binding in version.bindings
-        if binding.type == SECRET
-    )
+    return version is not None and any(_named(version, b) in changed for b in version.bindings)
+
+
+def _named(version: Version, binding: Binding) -> Shared:
+    match binding.type:
+        case "secrets_store_secret":
+            return version.account, binding.fields["store_id"], binding.fields["secret_name"]
+        case "hyperdrive":
+            return version.account, HYPERDRIVE, binding.fields["id"]
+    return version.account, "", ""

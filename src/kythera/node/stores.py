@@ -93,6 +93,7 @@ def parts_of(
         CachePart("cache", layout, keeper, limits),
         PythonStore("ratelimit", layout, keeper, limits),
         PythonStore("analytics", layout, keeper, limits),
+        PythonStore("hyperdrive", layout, keeper, limits, "kythera.store.hyperdrive"),
     ]
     for part in ours:
         part.started = hear

@@ -14,6 +14,7 @@ from typing import Any
 from kythera.ground.passes import PASS_HEADER, Pass, sign
 from kythera.model.errors import Refusal
 from kythera.model.records import Binding, Module, Version
+from kythera.run.outbound import NOTHING, OUTBOUND_COMPATIBILITY_DATE
 from kythera.run.prelude import source
 
 CACHE = "cache"
@@ -38,6 +39,21 @@ SharedSecret = Callable[[str, str], str | None]
 
 
 @dataclass(frozen=True)
+class Database:
+    """A database, as a cell reaches it."""
+
+    origin: str
+    """What the pass to it says (`store.hyperdrive.Origin` as JSON)."""
+    database: str
+    user: str
+    password: str
+
+
+Databases = Callable[[str], Database | None]
+"""Returns a Hyperdrive config by its id; None: it is not there any more."""
+
+
+@dataclass(frozen=True)
 class BindingContext:
     """What a binding is made from."""
 
@@ -46,6 +62,8 @@ class BindingContext:
     open_secret: Callable[[str, str], str]
     stores: StoreDoors | None = None
     shared_secret: SharedSecret | None = None
+    database: Databases | None = None
+    """Opens a Hyperdrive config; None: this is a trial."""
     """Opens a secret of a store; None: this is a trial, which is given none."""
 
 
@@ -191,6 +209,28 @@ def _analytics(binding: Binding, context: BindingContext) -> Made:
     return Made(binding.name, {"analyticsEngine": {"name": points["name"]}}, (points,))
 
 
+def _hyperdrive(binding: Binding, context: BindingContext) -> Made:
+    """A worker of ours stands between: it asks for the connection with the cell's pass."""
+    config = None if context.database is None else context.database(binding.fields["id"])
+    if config is None:  # in a trial, or deleted since
+        value = dict.fromkeys(("database", "user", "password"), "")
+        return Made(
+            binding.name,
+            {"hyperdrive": {**value, "scheme": "postgres", "designator": {"name": NOTHING}}},
+        )
+    way = store_service("hyperdrive", config.origin, binding, context, style="proxy")
+    name = f"hyperdrive/{binding.fields['id']}"
+    between = {
+        "modules": [{"name": "hyperdrive.js", "esModule": source("hyperdrive.js")}],
+        "compatibilityDate": OUTBOUND_COMPATIBILITY_DATE,
+        "bindings": [{"name": "WAY", "service": {"name": way["name"]}}],
+        "globalOutbound": {"name": NOTHING},
+    }
+    value = {"database": config.database, "user": config.user, "password": config.password}
+    hyperdrive = {**value, "scheme": "postgres", "designator": {"name": name}}
+    return Made(binding.name, {"hyperdrive": hyperdrive}, (way, {"name": name, "worker": between}))
+
+
 def _shared_secret(binding: Binding, context: BindingContext) -> Made:
     """The text is opened here, and is nowhere else but in the cell's memory."""
     store, name = binding.fields["store_id"], binding.fields["secret_name"]
@@ -226,8 +266,13 @@ MAKERS: dict[str, Maker] = {
     "data_blob": _part,
     "ratelimit": _rate_limit,
     "analytics_engine": _analytics,
+    "hyperdrive": _hyperdrive,
     "secrets_store_secret": _shared_secret,
 }
 """What a version may be given."""
-STORES: dict[str, str] = {"ratelimit": "ratelimit", "analytics_engine": "analytics"}
+STORES: dict[str, str] = {
+    "ratelimit": "ratelimit",
+    "analytics_engine": "analytics",
+    "hyperdrive": "hyperdrive",
+}
 """Of which store a kind of binding is."""

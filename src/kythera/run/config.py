@@ -20,6 +20,7 @@ from kythera.run.assets import content_types, service_config
 from kythera.run.bindings import (
     ASSETS,
     BindingContext,
+    Databases,
     Made,
     SharedSecret,
     StoreDoors,
@@ -84,6 +85,8 @@ class CellSettings:
     """This machine's stores; None: bindings to them answer that there are none (a trial's)."""
     shared_secret: SharedSecret | None = None
     """Opens what is in secrets stores; None: nothing is (in a trial)."""
+    database: Databases | None = None
+    """Opens Hyperdrive configs; None: as before."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,12 @@ class _Builder:
         """What bindings are made from."""
         settings = self.settings
         return BindingContext(
-            self.version, self.read_blob, self.open_secret, settings.stores, settings.shared_secret
+            self.version,
+            self.read_blob,
+            self.open_secret,
+            settings.stores,
+            settings.shared_secret,
+            settings.database,
         )
 
     @cached_property
