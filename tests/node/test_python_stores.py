@@ -28,6 +28,12 @@ export default {
       const found = await caches.default.match(post, { ignoreMethod: true });
       return Response.json([await caches.default.match(post) === undefined, await found.text()]);
     }
+    if (url.pathname === "/empty") {
+      const headers = { "Cache-Control": "max-age=600", "X-Mine": "1" };
+      const empty = "https://kept.example/empty";
+      await caches.default.put(empty, new Response(null, { status: 204, headers }));
+      return await caches.default.match(empty);
+    }
     if (url.pathname === "/fetch") {
       try {
         return await fetch(key, { cf: { cacheTtl: 60 } });
@@ -106,6 +112,12 @@ def test_other_methods_are_matched_when_that_is_asked_for(machine: RunningPlatfo
     """Goal: `ignoreMethod` finds what was put; without it a POST finds nothing."""
     machine.get("w", "/put")
     assert machine.get("w", "/post").json() == [True, "kept"]
+
+
+def test_a_response_without_a_body_is_kept_as_one(machine: RunningPlatform) -> None:
+    """Goal: status 204 comes back as it was, by way of two real HTTP implementations."""
+    found = machine.get("w", "/empty")
+    assert (found.status_code, found.headers["x-mine"], found.text) == (204, "1", "")
 
 
 def test_fetch_is_not_answered_from_the_cache(machine: RunningPlatform) -> None:

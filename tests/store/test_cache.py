@@ -146,6 +146,7 @@ async def test_what_cannot_be_kept_is_not_kept(
     assert await put(client, b"x" * 10, content_length="2000") == 413
     assert await put(client, cache_control="no-store", Cache_Control="no-store") == 413
     await client.put(URL, content=b"not a response", headers=pass_to("cache", "cache"))
+    assert await put(client, X_Bad="a\x01b") == 413
     with pytest.raises((AssertionError, httpx.HTTPError)):
         await put(client, b"x" * 10, content_length="11")  # broken off: there is no answer
     assert not await is_there(client)

@@ -33,6 +33,7 @@ DOCUMENTS = (
     "docs/1-deploy.md",
     "docs/2-distribute.md",
     "docs/3-confine.md",
+    "docs/data/cache.md",
     "docs/operate/5-back-up.md",
     "docs/operate/6-tokens-and-audit.md",
     "docs/operate/7-keys-and-workerd.md",

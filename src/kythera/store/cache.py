@@ -8,6 +8,7 @@ time, and a put that cannot be kept is answered as one that was not wanted.
 
 import hashlib
 import os
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import anyio
+import msgspec
 import structlog
 
 from kythera.ground.chance import SystemChance
@@ -184,44 +186,53 @@ class CacheStore:
         except rules.NotAResponse:
             return NOT_KEPT
         kept_s = rules.kept_for_s(head, now)
-        too_large = (head.length or 0) > self._limits.cache_object_bytes_max
-        if kept_s <= 0 or too_large:
-            async for _ in body:  # heard out: who is hung up on would think that it broke
-                pass
-            return NOT_KEPT
-        name = SystemChance().hex(32)
-        path = self.index.bodies / name
-        try:
-            with path.open("xb") as file:
-                arriving = Arriving(file, self._limits.cache_object_bytes_max)
-                await arriving.take(first)
-                async for chunk in body:
-                    await arriving.take(chunk)
-                if head.length is not None and arriving.size != head.length:
-                    raise BrokenOff
-                await arriving.finish()
-            self._purges.look()
-            if self.index.purged(account) != purged:
-                path.unlink()  # it may have been made from what was to go
-                return NOT_KEPT
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
         vary = rules.vary_names(head)
         stored = Object(
-            file=name,
+            file=SystemChance().hex(32),
             url=url,
             vary=vary,
             variant=rules.variant(vary, exchange.headers),
             head=rules.Head(head.status, head.reason, rules.to_keep(head)),
             tags=rules.tags_of(head),
-            size=arriving.size,
+            size=0,
             stored_at=now,
             expires_at=now + kept_s,
         )
-        self.index.add(account, key, stored)
-        self._make_room()
-        return KEPT
+        path = self.index.bodies / stored.file
+        try:
+            if kept_s <= 0 or (head.length or 0) > self._limits.cache_object_bytes_max:
+                raise TooLarge
+            size = await self._take_in(path, head, first, body)
+            self._purges.look()
+            if self.index.purged(account) == purged:  # else: made from what was to go, perhaps
+                self.index.add(account, key, msgspec.structs.replace(stored, size=size))
+                self._make_room()
+                return KEPT
+        except TooLarge:
+            pass
+        except (OSError, sqlite3.Error) as error:
+            self._journal.warning("cache_not_kept", url=url, error=str(error))
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        path.unlink(missing_ok=True)
+        async for _ in body:  # heard out: who is hung up on would think that it broke
+            pass
+        return NOT_KEPT
+
+    async def _take_in(
+        self, path: Path, head: rules.Head, first: bytes, body: AsyncIterator[bytes]
+    ) -> int:
+        """Have a body on the disk, whole, and return its size. Raises TooLarge, BrokenOff."""
+        with path.open("xb") as file:
+            arriving = Arriving(file, self._limits.cache_object_bytes_max)
+            await arriving.take(first)
+            async for chunk in body:
+                await arriving.take(chunk)
+            if head.length is not None and arriving.size != head.length:
+                raise BrokenOff
+            await arriving.finish()
+        return arriving.size
 
     def _make_room(self) -> None:
         limits, index = self._limits, self.index

@@ -62,7 +62,9 @@ class CacheIndex:
             self._database = _opened(path)
         self._used: dict[str, float] = {}
         self._forget_strays()
-        self.cost = self._sum()
+        (found,) = self._database.execute("SELECT total(cost) FROM objects").fetchone()
+        self.cost = int(found)
+        """What all objects take, in bytes."""
 
     def close(self) -> None:
         """Let go of the database."""
@@ -92,8 +94,8 @@ class CacheIndex:
                     *(new.stored_at, new.expires_at, new.stored_at),
                 ),
             )
+            self.cost += cost
         self._unlink(same)
-        self.cost = self._sum()
 
     def remove(self, files: Iterable[str]) -> None:
         """Forget objects."""
@@ -101,7 +103,6 @@ class CacheIndex:
         with self._database:
             self._delete(gone)
         self._unlink(gone)
-        self.cost = self._sum()
 
     def used(self, file: str, now: float) -> None:
         """Note that an object was of use."""
@@ -144,7 +145,6 @@ class CacheIndex:
                 "INSERT OR REPLACE INTO purged VALUES (?, ?)", (account, purge.number)
             )
         self._unlink(gone)
-        self.cost = self._sum()
 
     def purged(self, account: str) -> int:
         """Return the number of the last purge that was done for an account."""
@@ -161,17 +161,15 @@ class CacheIndex:
         return list(self._database.execute(query, values))
 
     def _delete(self, files: Iterable[str]) -> None:
-        statement = "DELETE FROM objects WHERE file = ?"
-        self._database.executemany(statement, [(file,) for file in files])
+        for file in files:
+            statement = "DELETE FROM objects WHERE file = ? RETURNING cost"
+            for (cost,) in self._database.execute(statement, (file,)).fetchall():
+                self.cost -= cost
 
     def _unlink(self, files: Iterable[str]) -> None:
         for file in files:
             self._used.pop(file, None)
             (self.bodies / file).unlink(missing_ok=True)
-
-    def _sum(self) -> int:
-        (found,) = self._database.execute("SELECT total(cost) FROM objects").fetchone()
-        return int(found)
 
     def _write_used(self) -> None:
         used = [(at, file) for file, at in self._used.items()]

@@ -28,6 +28,7 @@ HOP_BY_HOP = frozenset(
 )
 """What belongs to one transfer, or is said anew at each."""
 _HEAD = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d) ?([^\r\n]*)\r\n")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*)")
 _DIRECTIVE = re.compile(r'\s*([^\s=,;"]+)(?:\s*=\s*(?:"([^"]*)"|([^\s,"]*)))?\s*(?:,|$)')
 _RANGE = re.compile(r"\s*bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*", re.IGNORECASE)
 
@@ -69,11 +70,12 @@ def read_head(raw: bytes) -> Head:
         raise NotAResponse
     fields: list[tuple[str, str]] = []
     for line in raw[start.end() :].split(b"\r\n"):
-        name, colon, value = line.partition(b":")
-        if line and not (colon and name.strip()):
+        if not line:
+            continue
+        found = _FIELD.fullmatch(line)
+        if found is None:
             raise NotAResponse
-        if line:
-            fields.append((name.decode("latin-1").lower(), value.strip().decode("latin-1")))
+        fields.append((found[1].decode("latin-1").lower(), found[2].strip().decode("latin-1")))
     length = next((value for name, value in fields if name == "content-length"), "")
     return Head(
         int(start[1]),
