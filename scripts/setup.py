@@ -24,6 +24,7 @@ from typing import Dict, Tuple
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+DRIVERS = ROOT / "tests" / "drivers"
 PYTHON_MIN = (3, 11)
 NODE_MIN = 20
 STEP_S_MAX = 1800
@@ -35,6 +36,9 @@ DEBIAN: Packages = {
     "bubblewrap": ("bwrap", "the sandbox around each worker"),
     "libseccomp2": ("libseccomp.so.2", "which system calls a worker may make"),
     "ca-certificates": ("/etc/ssl/certs/ca-certificates.crt", "to check others' certificates"),
+}
+DEBIAN_TEST: Packages = {
+    "postgresql": ("/usr/bin/pg_ctlcluster", "a database for the tests of Hyperdrive"),
 }
 DEBIAN_BENCH: Packages = {"wrk": ("wrk", "the load of the bench")}
 ARCHITECTURES = {"x86_64": "64", "aarch64": "arm64"}
@@ -271,9 +275,10 @@ def set_up(options: argparse.Namespace) -> None:
     """Do every step that is not done yet."""
     require_architecture()
     python = require_python()
-    folders = [ROOT, *(wrangler_folders() if options.test else [])]
+    folders = [ROOT, *([*wrangler_folders(), DRIVERS] if options.test else [])]
     npm = "npm" if all(is_npm_done(folder) for folder in folders) else require_node()
-    install_debian(dict(DEBIAN, **(DEBIAN_BENCH if options.bench else {})))
+    wanted = dict(DEBIAN, **(DEBIAN_BENCH if options.bench else {}))
+    install_debian(dict(wanted, **(DEBIAN_TEST if options.test else {})))
     install_python(python, ["requirements.txt"], ".kythera-stamp")
     install_npm(npm, ROOT, "npm: workerd and esbuild")
     check_engine()
@@ -282,6 +287,7 @@ def set_up(options: argparse.Namespace) -> None:
     if options.test:
         for folder in wrangler_folders():
             install_npm(npm, folder, f"npm: wrangler {folder.name}")
+        install_npm(npm, DRIVERS, "npm: clients of databases")
 
 
 def wrangler_folders() -> list[Path]:

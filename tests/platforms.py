@@ -157,6 +157,7 @@ class RunningPlatform(Doors):
 COMMAND = (sys.executable, "-m", "kythera.cli")
 GROUPS = (
     "backup",
+    "cache",
     "api-token",
     "cron",
     "fleet",

@@ -49,6 +49,7 @@ Commands:
   cron       See cron triggers, and try them.
   versions   List a worker's versions.
   secret     Set, list and delete a worker's secrets.
+  cache      Purge what workers have put into the cache.
   key        Change the key that seals secrets.
   workerd    Choose the workerd that this machine's cells run.
   wrangler   Run wrangler against this platform.

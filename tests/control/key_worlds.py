@@ -22,7 +22,7 @@ from kythera.control.publish import publish
 from kythera.control.services import OpenSecret, ReadBlob, Services
 from kythera.control.store import Store, put
 from kythera.deploy.keyring import Keyring
-from kythera.deploy.resealing import Step, next_step, versions_of
+from kythera.deploy.resealing import Step, next_step, sealed_of
 from kythera.deploy.upload import Draft
 from kythera.deploy.versions import with_secrets
 from kythera.distribute.copy import Changes
@@ -310,7 +310,7 @@ class Hosts:
         """See that what is sealed can be opened by somebody, and that a new key was everywhere."""
         on_disks: set[str] = set().union(*(host.held() for host in self.all.values()))
         catalog = self.catalog()
-        for version in versions_of(catalog):
+        for version in sealed_of(catalog):
             lost = keys_used(version) - on_disks
             assert not lost, f"nobody holds {lost}, with which {version.key()} is sealed"
         sealing = catalog.sealing()
@@ -359,7 +359,7 @@ class Hosts:
         assert not sealing.retiring, "the old key is still kept"
         for host in self.all.values():
             assert host.held() == {sealing.active} or catalog.sealing() is None, host.name
-        for version in versions_of(catalog):
+        for version in sealed_of(catalog):
             assert keys_used(version) <= {sealing.active}, version.key()
         for doing in self.puts:
             if doing.acknowledged:

@@ -15,11 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kythera.control.key_rotation import rotate
+from kythera.control.store import put
 from kythera.deploy.resealing import Held, Step, next_step
+from kythera.deploy.shared_secrets import SECRET, opened, with_text
 from kythera.deploy.versions import secrets_of
-from kythera.model.envelope import key_id
+from kythera.model.envelope import key_id, keys_used
 from kythera.model.errors import KytheraError, Refusal
-from kythera.model.records import Sealing
+from kythera.model.records import Resource, Sealing
 from tests.control.key_worlds import FIRST, Decide, Hosts
 from tests.control.world import ACCOUNT
 
@@ -224,6 +226,32 @@ async def test_a_rollback_knows_a_secret_again_that_was_sealed_anew(tmp_path: Pa
     assert marks[0]["S0"] == marks[1]["S0"] != marks[0]["S1"]
     sealed = [binding.fields["sealed"] for version in after for binding in version.bindings]
     assert len(set(sealed)) == len(sealed) == 3
+
+
+async def test_what_is_in_a_secrets_store_is_sealed_anew_too(tmp_path: Path) -> None:
+    """Goal: after a rotation every shared secret opens with the new key, and the old one is dropped."""
+    hosts = Hosts(tmp_path, "a")
+    await hosts.begin("a")
+    services = hosts.all["a"].services
+    bare = Resource(
+        account=ACCOUNT,
+        type=SECRET,
+        id="s1",
+        name="KEY",
+        created_on="",
+        fields={"store_id": "main", "text_on": ""},
+    )
+    assert services.keyring is not None
+    await services.store.write([put(with_text(bare, "a text", services.keyring))])
+    before = hosts.catalog().resource(ACCOUNT, SECRET, "s1")
+    await hosts.all["a"].rotate()
+    await hosts.settle()
+    after = hosts.catalog().resource(ACCOUNT, SECRET, "s1")
+    assert before is not None
+    assert after is not None
+    assert keys_used(before) == {key_id(FIRST)} != keys_used(after)
+    assert opened(after, services.keyring) == "a text"
+    assert hosts.all["a"].held() == keys_used(after)
 
 
 def held() -> st.SearchStrategy[Held]:

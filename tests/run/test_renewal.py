@@ -102,6 +102,18 @@ def test_idle_cells_are_left_alone_and_zero_means_never() -> None:
     assert not live_on(bench, 1e6, 1e4)
 
 
+def test_a_cell_whose_secret_has_changed_is_swapped_once_even_if_none_grows_old() -> None:
+    """What it was given when it started is not what it would be given now."""
+    bench = running(Limits(restart_s=0, idle_stop_s=1e9))
+    bench.cells.outdate(lambda cell: cell == name("v1"))
+    orders = live_on(bench, 60)
+    assert [o for o in orders if isinstance(o, OpenSocket)] == [
+        OpenSocket(name("v1", 2), f"/run/{name('v1', 2).server}.sock")
+    ]
+    bench.cells.outdate(lambda cell: cell == name("v9"))
+    assert not live_on(bench, 60)
+
+
 def test_cells_are_replaced_one_at_a_time() -> None:
     """A new workerd concerns all of them at once; never are two on their way."""
     bench = Bench(LIVING)

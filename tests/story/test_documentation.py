@@ -35,6 +35,7 @@ DOCUMENTS = (
     "docs/3-confine.md",
     "docs/data/cron.md",
     "docs/data/queues.md",
+    "docs/data/cache.md",
     "docs/operate/5-back-up.md",
     "docs/operate/6-tokens-and-audit.md",
     "docs/operate/7-keys-and-workerd.md",

@@ -4,6 +4,7 @@ Promises: every failure is a KytheraError with a remedy. Never follows the machi
 settings: the API is this machine's own.
 """
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any, Self
@@ -89,7 +90,13 @@ class Client:
 
     def call(self, method: str, path: str, **request: Any) -> Any:
         """Make one call below `/accounts/<ours>` and return its `result`."""
-        url = str(PurePosixPath("/accounts", self.account)) + path
+        return self._call(method, str(PurePosixPath("/accounts", self.account)) + path, **request)
+
+    def purge(self, asked: Mapping[str, Any]) -> Any:
+        """Purge the cache; every zone is the account's."""
+        return self._call("POST", f"/zones/{self.account}/purge_cache", json=dict(asked))
+
+    def _call(self, method: str, url: str, **request: Any) -> Any:
         try:
             response = self._http.request(method, url, **request)
         except httpx.ConnectError as error:

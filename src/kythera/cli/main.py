@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "cron": ("kythera.cli.cron", "cron", "See cron triggers, and try them."),
     "versions": ("kythera.cli.versions", "versions", "List a worker's versions."),
     "secret": ("kythera.cli.secret", "secret", "Set, list and delete a worker's secrets."),
+    "cache": ("kythera.cli.cache", "cache", "Purge what workers have put into the cache."),
     "key": ("kythera.cli.key", "key", "Change the key that seals secrets."),
     "workerd": (
         "kythera.cli.workerd",

@@ -13,13 +13,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from kythera.control import (
+    analytics,
     api_tokens,
     audit_log,
+    cache_purges,
     cron,
     database_files,
     databases,
     fleet_status,
     graphql,
+    hyperdrive,
     identity,
     join_tokens,
     keys,
@@ -32,6 +35,7 @@ from kythera.control import (
     queues,
     releases,
     secrets,
+    secrets_store,
     static_files,
     tails,
     triggers,
@@ -72,6 +76,10 @@ def api_routes(services: Services) -> list[BaseRoute]:
         *queues.routes(ACCOUNT),
         *kv_namespaces.routes(KV),
         *kv_values.routes(KV),
+        *cache_purges.routes(),
+        *analytics.routes(ACCOUNT),
+        *hyperdrive.routes(ACCOUNT),
+        *secrets_store.routes(ACCOUNT),
         *not_offered.routes(ACCOUNT),
     ]
 

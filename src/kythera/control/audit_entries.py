@@ -23,6 +23,7 @@ from kythera.model.records import (
     Domains,
     Machine,
     Record,
+    Resource,
     Routes,
     Schedules,
     Token,
@@ -116,6 +117,8 @@ def _about(caller: Caller, changes: Sequence[Written], catalog: Catalog) -> str:
                 return f"join token {token_id}"
             case Core():
                 return "the log"
+            case Resource(type=kind, name=name):
+                return f"{kind.replace('_', ' ')} {name}"
     return ", ".join(key.partition(".")[0] for key, _ in changes)
 
 
@@ -162,6 +165,12 @@ def _facts(record: Record) -> Facts:
             return {"domains": list(record.hostnames)}
         case Schedules():
             return {"crons": [schedule.cron for schedule in record.schedules]}
+        case Resource(type="secrets_store_secret"):
+            return {"secret of a store": record.name}
+        case Resource(type="hyperdrive", fields=fields):
+            return {"database": f"{fields['user']}@{fields['host']}:{fields['port']}"}
+        case Resource(type="secrets_store"):
+            return {"secrets store": record.name}
     hidden = BOOKKEEPING.get(type(record))
     if hidden is None:
         return {}

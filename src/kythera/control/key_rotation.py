@@ -18,7 +18,8 @@ from kythera.control.services import Services
 from kythera.control.store import Change, Store, put
 from kythera.deploy import resealing
 from kythera.deploy.keyring import Keyring
-from kythera.deploy.resealing import Held, Step
+from kythera.deploy.resealing import Held, Sealed, Step
+from kythera.deploy.shared_secrets import resealed
 from kythera.distribute.admission import core_peers
 from kythera.distribute.archive import is_restoring
 from kythera.ground.clock import iso
@@ -26,7 +27,7 @@ from kythera.ground.key_files import make_key
 from kythera.model.catalog import Catalog
 from kythera.model.envelope import key_id, mark_of
 from kythera.model.errors import Conflict, KytheraError, Refusal, StoreUnavailable
-from kythera.model.records import Binding, Sealing, Version
+from kythera.model.records import Binding, Resource, Sealing
 
 LOOK_S = 1.0
 RETRY_S_MAX = 10.0
@@ -210,11 +211,11 @@ class KeyTender:
         self.step = self._next(sealing, machines, catalog, len(others))
         await self._do(sealing)
 
-    def _sealed_otherwise(self, catalog: Catalog, sealing: Sealing) -> list[Version]:
+    def _sealed_otherwise(self, catalog: Catalog, sealing: Sealing) -> list[Sealed]:
         if sealing.wanted:
             return []
         found = resealing.sealed_otherwise(catalog, sealing.active)
-        return [version for version in found if version.key() not in self.hopeless]
+        return [record for record in found if record.key() not in self.hopeless]
 
     def _next(
         self, sealing: Sealing, machines: dict[str, Held], catalog: Catalog, others: int
@@ -222,8 +223,8 @@ class KeyTender:
         layout = self.services.fleet.layout
         if layout is not None and is_restoring(layout):
             return Step("wait", {self.services.me: "is writing what was restored"})
-        if any(key.startswith("version.") for key in catalog.unknown):
-            return Step("wait", {self.services.me: "cannot read a version of a newer Kythera"})
+        if any(key.startswith(("version.", "resource.")) for key in catalog.unknown):
+            return Step("wait", {self.services.me: "cannot read a record of a newer Kythera"})
         return self.decide(
             sealing,
             machines,
@@ -264,29 +265,31 @@ class KeyTender:
         store = self.services.store
         found = self._sealed_otherwise(store.catalog(), sealing)
         changes: list[Change] = []
-        for version in found[:RESEALED_AT_ONCE]:
-            after = self._resealed(version, sealing.active)
+        for record in found[:RESEALED_AT_ONCE]:
+            after = self._resealed(record)
             if after is None:
-                self.hopeless |= {version.key()}
-                self.services.journal.say("secret_lost", level="error", version=version.key())
+                self.hopeless |= {record.key()}
+                self.services.journal.say("secret_lost", level="error", version=record.key())
             else:
-                changes.append(put(after, store.guard_of(version.key())))
+                changes.append(put(after, store.guard_of(record.key())))
         if changes:
             await store.write(changes)
             self.services.journal.say("secrets_resealed", versions=len(changes))
 
-    def _resealed(self, version: Version, active: str) -> Version | None:
-        place = f"{version.account}/{version.worker}"
+    def _resealed(self, record: Sealed) -> Sealed | None:
         try:
+            if isinstance(record, Resource):
+                return resealed(record, self.keyring)
+            place = f"{record.account}/{record.worker}"
             bindings = tuple(
                 _resealed(binding, f"{place}/{binding.name}", self.keyring)
-                for binding in version.bindings
+                for binding in record.bindings
             )
         except StoreUnavailable:
             raise  # this machine has not been given the active key yet
         except KytheraError:
             return None
-        return msgspec.structs.replace(version, bindings=bindings)
+        return msgspec.structs.replace(record, bindings=bindings)
 
     async def _let_drop(self, sealing: Sealing) -> None:
         """All have settled; what they wrote before they did is looked at once more."""

@@ -13,7 +13,7 @@ from kythera.control.envelope import success
 from kythera.control.key_answers import ask_all
 from kythera.control.key_rotation import rotate, sealing_now
 from kythera.control.services import Services, services_of
-from kythera.deploy.resealing import Held, next_step, versions_of
+from kythera.deploy.resealing import Held, next_step, sealed_of
 from kythera.distribute.admission import core_peers
 from kythera.model.envelope import keys_used
 from kythera.model.errors import StoreUnavailable
@@ -35,8 +35,8 @@ async def view(services: Services) -> dict[str, Any]:
     catalog = services.store.catalog()
     sealing = sealing_now(catalog, keyring)
     machines = await ask_all(services, keyring)
-    used = Counter(key for version in versions_of(catalog) for key in keys_used(version))
-    others = sum(1 for v in versions_of(catalog) if keys_used(v) - {sealing.active})
+    used = Counter(key for version in sealed_of(catalog) for key in keys_used(version))
+    others = sum(1 for v in sealed_of(catalog) if keys_used(v) - {sealing.active})
     core = {peer.name for peer in core_peers(catalog)}
     step = _step(sealing, machines, core, others, services.me)
     return {

@@ -15,11 +15,9 @@ from kythera.model.errors import Refusal
 ABSENT = {
     "r2/buckets": "R2 buckets",
     "workflows": "workflows",
-    "hyperdrive/configs": "Hyperdrive",
     "vectorize/v2/indexes": "Vectorize",
     "containers/applications": "containers",
     "containers/dash/applications": "containers",
-    "secrets_store/stores": "the secrets store",
     "pages/projects": "Pages",
     "workers/dispatch/namespaces": "dispatch namespaces",
     "workers/durable_objects/namespaces": "Durable Objects",

@@ -84,6 +84,7 @@ async def publish(
             limits=services.platform.limits,
             previous=before[0] if before else None,
             current=catalog.deployed(account, name),
+            catalog=catalog,
         )
         draft = await anyio.to_thread.run_sync(drafting, origin)
         refuse_new(origin.previous, draft.version)

@@ -20,6 +20,7 @@ ACCOUNT_PATH = f"{ROOT}/accounts/{{account}}"
 WORKERS = f"{ACCOUNT_PATH}/workers"
 SCRIPT = f"{WORKERS}/scripts/{{name}}"
 KV = f"{ACCOUNT_PATH}/storage/kv/namespaces"
+STORES = f"{ACCOUNT_PATH}/secrets_store/stores"
 KYTHERA = f"{ACCOUNT_PATH}/kythera"
 QUEUES = f"{ACCOUNT_PATH}/queues"
 D1 = f"{ACCOUNT_PATH}/d1/database"
@@ -76,6 +77,10 @@ def _secret(does: str) -> Need:
 def _keep(does: str) -> Need:
     """Of what workers keep, which is the account's and no one worker's."""
     return Need((DEPLOY,), PLATFORM, does)
+
+
+def _shared_secret(does: str) -> Need:
+    return Need((SECRETS,), PLATFORM, does)
 
 
 def _rule(does: str) -> Need:
@@ -199,6 +204,43 @@ NEEDS: dict[str, dict[str, Need]] = {
         "DELETE": _keep("delete KV key"),
     },
     f"{KV}/{{namespace}}/metadata/{{key:path}}": {"GET": INSPECT},
+    # The cache, which all workers of the account share
+    f"{ROOT}/zones/{{zone}}/purge_cache": {
+        "POST": Need((DEPLOY,), PLATFORM, "purge cache"),
+    },
+    # What all workers of the account have counted
+    f"{ACCOUNT_PATH}/analytics_engine/sql": {
+        "GET": INSPECT,
+        "POST": Need((READ,), PLATFORM, "ask for data points"),
+    },
+    # Ways to databases: they lead past the egress rules
+    f"{ACCOUNT_PATH}/hyperdrive/configs": {
+        "GET": INSPECT,
+        "POST": _rule("make Hyperdrive config"),
+    },
+    f"{ACCOUNT_PATH}/hyperdrive/configs/{{config}}": {
+        "GET": INSPECT,
+        "PATCH": _rule("change Hyperdrive config"),
+        "PUT": _rule("change Hyperdrive config"),
+        "DELETE": _rule("delete Hyperdrive config"),
+    },
+    # The secrets store, which all workers of the account share
+    STORES: {"GET": INSPECT, "POST": _shared_secret("make secrets store")},
+    f"{STORES}/{{store}}": {"GET": INSPECT, "DELETE": _shared_secret("delete secrets store")},
+    f"{STORES}/{{store}}/secrets": {
+        "GET": INSPECT,
+        "POST": _shared_secret("set secret of a store"),
+        "DELETE": _shared_secret("delete secrets of a store"),
+    },
+    f"{STORES}/{{store}}/secrets/{{secret}}": {
+        "GET": INSPECT,
+        "PATCH": _shared_secret("set secret of a store"),
+        "DELETE": _shared_secret("delete secret of a store"),
+    },
+    f"{STORES}/{{store}}/secrets/{{secret}}/duplicate": {
+        "POST": _shared_secret("copy secret of a store"),
+    },
+    f"{ACCOUNT_PATH}/secrets_store/quota": {"GET": INSPECT},
     # Who may call, and what was changed
     f"{ACCOUNT_PATH}/tokens": {"GET": RULE, "POST": _rule("make API token")},
     f"{ACCOUNT_PATH}/tokens/verify": {"GET": LOOK},

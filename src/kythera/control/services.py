@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+import anyio
 from starlette.requests import Request
 
 from kythera.control.asset_sessions import AssetSessions
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from kythera.deploy.keyring import Keyring
     from kythera.distribute.blobs import Blobs
     from kythera.distribute.relay import Relay
+
+
+QUERIES_AT_ONCE = 2
 
 
 class Tried(Protocol):
@@ -103,6 +107,10 @@ class Services:
     wrong_tokens: WrongTokens = field(default_factory=lambda: WrongTokens(Limits()))
     stores: StoreCalls = field(default_factory=NoStores)
     """This machine's stores."""
+    queries: anyio.CapacityLimiter = field(
+        default_factory=lambda: anyio.CapacityLimiter(QUERIES_AT_ONCE)
+    )
+    """Over data points; the rest wait their turn."""
     keyring: "Keyring | None" = None
     """This machine's keys for secrets; `seals` is the same, where there is one."""
 

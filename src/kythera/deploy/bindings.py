@@ -8,6 +8,7 @@ upload says nothing about keeping (as wrangler's plain deploy does), otherwise e
 in `keep_bindings`.
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,8 +18,9 @@ import msgspec
 from kythera.deploy.bindings_d1 import database_id
 from kythera.deploy.bindings_kv import read_namespace
 from kythera.deploy.bindings_queues import producer
-from kythera.deploy.documents import as_list, as_object, as_text, as_texts, shown
+from kythera.deploy.documents import as_amount, as_list, as_object, as_text, as_texts, shown
 from kythera.deploy.refusals import Refusals, invalid
+from kythera.model.catalog import Catalog
 from kythera.model.limits import Limits
 from kythera.model.names import BINDING_NAME
 from kythera.model.records import Binding, Deployment, Version
@@ -36,6 +38,10 @@ OFFERED = (
     "d1",
     "queue",
     "kv_namespace",
+    "ratelimit",
+    "analytics_engine",
+    "hyperdrive",
+    "secrets_store_secret",
 )
 PART_TYPES = {"wasm_module": "wasm", "text_blob": "text", "data_blob": "data"}
 """Bindings of the service-worker format to a part of the upload, and that part's module type."""
@@ -46,12 +52,8 @@ NOT_OFFERED_YET = {
     "service": "service bindings",
     "workflow": "workflows",
     "dispatch_namespace": "dispatch namespaces",
-    "ratelimit": "rate limits",
     "worker_loader": "worker loaders",
-    "hyperdrive": "Hyperdrive",
-    "analytics_engine": "Analytics Engine",
     "vectorize": "Vectorize",
-    "secrets_store_secret": "the secrets store",
     "tail": "tail workers",
     "logfwdr": "log forwarding",
     "mtls_certificate": "client certificates",
@@ -63,6 +65,11 @@ NOT_OFFERED_YET = {
     "pipelines": "pipelines",
     "secret_key": "secret keys",
 }
+DATASET_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+PERIODS_S = (10, 60)
+"""Of a rate limit, as Cloudflare has them."""
+RATE_LIMIT_MAX = 2**31 - 1
+NAMESPACE_DIGITS_MAX = 20
 IMPLICITLY_KEPT = frozenset({"secret_text", "secret_key"})
 
 
@@ -88,6 +95,8 @@ class Origin:
     limits: Limits
     previous: Version | None = None
     current: Deployment | None = None
+    catalog: Catalog | None = None
+    """Where what bindings lead to is looked up."""
 
     def before(self, name: str) -> Binding | None:
         """Return the newest version's binding of that name."""
@@ -202,6 +211,57 @@ def _read_queue(name: str, kind: str, fields: Mapping[str, Any], origin: Origin)
     return producer(name, fields)
 
 
+def _read_rate_limit(name: str, kind: str, fields: Mapping[str, Any], origin: Origin) -> Binding:
+    what = f"binding {name!r}"
+    namespace = as_text(fields.get("namespace_id"), f"namespace_id of {what}")
+    if not (namespace.isascii() and namespace.isdigit() and len(namespace) <= NAMESPACE_DIGITS_MAX):
+        raise invalid(
+            f"namespace_id of {what} is {shown(namespace)}; it has to be a positive whole number"
+            " written as text.",
+            remedy='Choose one for each set of counters, such as "1001".',
+        )
+    simple = as_object(fields.get("simple"), f"simple of {what}")
+    limit = as_amount(simple.get("limit"), f"simple.limit of {what}", most=RATE_LIMIT_MAX)
+    if simple.get("period") not in PERIODS_S or isinstance(simple["period"], bool):
+        raise invalid(f"simple.period of {what} is {shown(simple.get('period'))}; 10 or 60 may be.")
+    own = {"limit": limit, "period": int(simple["period"])}
+    return Binding(name=name, type=kind, fields={"namespace_id": namespace, "simple": own})
+
+
+def _read_analytics(name: str, kind: str, fields: Mapping[str, Any], origin: Origin) -> Binding:
+    dataset = as_text(fields.get("dataset", name), f"dataset of binding {name!r}")
+    if DATASET_NAME.fullmatch(dataset) is None:
+        raise invalid(
+            f"Binding {name!r}: {shown(dataset)} cannot be a dataset's name.",
+            remedy="Use letters, digits, `_` and `-`, 100 characters at most: it is a table in SQL.",
+        )
+    return Binding(name=name, type=kind, fields={"dataset": dataset})
+
+
+def _read_hyperdrive(name: str, kind: str, fields: Mapping[str, Any], origin: Origin) -> Binding:
+    config = as_text(fields.get("id"), f"id of binding {name!r}")
+    if origin.catalog is None or origin.catalog.resource(origin.account, kind, config) is None:
+        raise invalid(
+            f"Binding {name!r}: there is no Hyperdrive config {shown(config)}.",
+            remedy="Make it first: wrangler hyperdrive create NAME --connection-string …",
+        )
+    return Binding(name=name, type=kind, fields={"id": config})
+
+
+def _read_shared_secret(name: str, kind: str, fields: Mapping[str, Any], origin: Origin) -> Binding:
+    store = as_text(fields.get("store_id"), f"store_id of binding {name!r}")
+    secret = as_text(fields.get("secret_name"), f"secret_name of binding {name!r}")
+    found = [] if origin.catalog is None else origin.catalog.resources(origin.account, kind)
+    if not any((s.fields["store_id"], s.name) == (store, secret) for s in found):
+        raise invalid(
+            f"Binding {name!r}: there is no secret {shown(secret)} in a secrets store"
+            f" {shown(store)}.",
+            remedy="Make it first: wrangler secrets-store secret create STORE-ID --name NAME"
+            " --scopes workers --remote",
+        )
+    return Binding(name=name, type=kind, fields={"store_id": store, "secret_name": secret})
+
+
 READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "plain_text": _read_text,
     "secret_text": _read_text,
@@ -213,6 +273,10 @@ READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "queue": _read_queue,
     "d1": _read_database,
     "kv_namespace": read_namespace,
+    "ratelimit": _read_rate_limit,
+    "analytics_engine": _read_analytics,
+    "hyperdrive": _read_hyperdrive,
+    "secrets_store_secret": _read_shared_secret,
 }
 
 

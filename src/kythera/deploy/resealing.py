@@ -20,7 +20,7 @@ import msgspec
 
 from kythera.model.catalog import Catalog
 from kythera.model.envelope import keys_used
-from kythera.model.records import Sealing, Version
+from kythera.model.records import Resource, Sealing, Version
 
 Kind = Literal["rest", "wait", "replace", "activate", "reseal", "drop"]
 
@@ -50,19 +50,23 @@ def named(sealing: Sealing) -> frozenset[str]:
     return frozenset({sealing.active, sealing.wanted, *sealing.retiring}) - {""}
 
 
-def versions_of(catalog: Catalog) -> list[Version]:
-    """Return all versions of all workers, deployed or not."""
-    return [record for record in catalog.records.values() if isinstance(record, Version)]
+Sealed = Version | Resource
+"""What secrets are in."""
 
 
-def sealed_otherwise(catalog: Catalog, active: str) -> list[Version]:
-    """Return the versions with a secret that another key than the active one opens."""
-    return [version for version in versions_of(catalog) if keys_used(version) - {active}]
+def sealed_of(catalog: Catalog) -> list[Sealed]:
+    """Return all versions of all workers, deployed or not, and all resources."""
+    return [record for record in catalog.records.values() if isinstance(record, Sealed)]
+
+
+def sealed_otherwise(catalog: Catalog, active: str) -> list[Sealed]:
+    """Return the records with a secret that another key than the active one opens."""
+    return [record for record in sealed_of(catalog) if keys_used(record) - {active}]
 
 
 def needed(catalog: Catalog, sealing: Sealing) -> frozenset[str]:
     """Return the ids of the keys that no machine may drop."""
-    used = (keys_used(version) for version in versions_of(catalog))
+    used = (keys_used(record) for record in sealed_of(catalog))
     return named(sealing).union(*used)
 
 
@@ -79,7 +83,7 @@ def next_step(
 ) -> Step:
     """Return what whoever drives has to do.
 
-    `others_sealed` counts versions that are not sealed with the active key; since `clean_seq` there
+    `others_sealed` counts records that are not sealed with the active key; since `clean_seq` there
     is none in the driver's own copy."""
     if sealing.wanted:
         return _introduce(sealing.wanted, machines, me, core, wanted_for_s, absent_s)

@@ -44,6 +44,7 @@ from kythera.model.catalog import Catalog
 from kythera.model.envelope import key_id, keys_used
 from kythera.model.errors import KytheraError, StoreUnavailable
 from kythera.model.names import DIGEST
+from kythera.model.records import Resource, Version
 
 FORMAT = 2
 FORMATS = (1, 2)
@@ -102,7 +103,8 @@ def refuse_missing_keys(entries: Iterable[Entry], held: Iterable[bytes]) -> None
     catalog, ids = Catalog(), {key_id(key) for key in held}
     for entry in entries:
         catalog.apply(entry.key, entry.value)
-    lacking = {key for version in all_versions(catalog) for key in keys_used(version)} - ids
+    sealed = [r for r in catalog.records.values() if isinstance(r, Version | Resource)]
+    lacking = {key for record in sealed for key in keys_used(record)} - ids
     if lacking:
         raise KytheraError(
             f"Secrets are sealed with the key {', '.join(sorted(lacking))}, which this machine does"

@@ -208,6 +208,11 @@ class Layout:
         return self.state / "transfers"
 
     @property
+    def cache(self) -> Path:
+        """What workers have put into the cache: it may be lost, so it is no part of a backup."""
+        return self.state / "cache"
+
+    @property
     def data(self) -> Path:
         """What workers keep, a folder for each store (0700)."""
         return self.state / "data"

@@ -9,7 +9,7 @@ import binascii
 import hashlib
 from collections.abc import Mapping
 
-from kythera.model.records import Version
+from kythera.model.records import Resource, Version
 
 FORMAT = b"\x01"
 KEY_BYTES = 32
@@ -46,7 +46,10 @@ def mark_of(fields: Mapping[str, str]) -> str:
     return fields.get("mark") or hashlib.sha256(fields["sealed"].encode()).hexdigest()[:32]
 
 
-def keys_used(version: Version) -> set[str]:
-    """Return the ids of the keys that a version's secrets are sealed with."""
-    sealed = (b.fields.get("sealed") for b in version.bindings if b.type == "secret_text")
+def keys_used(record: Version | Resource) -> set[str]:
+    """Return the ids of the keys that a record's secrets are sealed with."""
+    if isinstance(record, Resource):
+        sealed = [record.fields.get("sealed")]
+    else:
+        sealed = [b.fields.get("sealed") for b in record.bindings if b.type == "secret_text"]
     return {sealed_with(text) for text in sealed if isinstance(text, str)} - {""}

@@ -310,6 +310,45 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Above this a tail is sampled and told so."""
     tail_event_bytes_max: int = 256 * 1024
 
+    # Stores
+    rate_limit_keys_max: int = 200_000
+    """Keys that a machine counts at the same time; the oldest windows go."""
+    secrets_stores_max: int = 1
+    """Secrets stores of an account (Cloudflare's, so the next two)."""
+    secrets_store_secrets_max: int = 100
+    secrets_store_bytes_max: int = 1_024
+    """Of one secret's text there."""
+    cache_object_bytes_max: int = 512 * MIB
+    """Of one response in the cache (Cloudflare's); a larger one is not kept."""
+    cache_bytes_max: int = 2 * 1024 * MIB
+    """Of a machine's cache; what was used longest ago goes, of the account that takes most."""
+    cache_silent_ms: int = 60_000
+    """A response on its way into the cache that stops for this long is given up."""
+    cache_purge_items_max: int = 100
+    """URLs, hosts, prefixes and tags of one purge."""
+    cache_purges_kept_max: int = 50
+    """A machine that was away for more of them empties its cache."""
+    hyperdrive_configs_max: int = 25
+    """Of an account (Cloudflare's, so the next one)."""
+    hyperdrive_connections_max: int = 100
+    """To one database, from one machine."""
+    hyperdrive_connect_ms: int = 15_000
+    hyperdrive_idle_ms: int = 600_000
+    """A connection to a database over which nothing moves for this long is closed."""
+    analytics_point_bytes_max: int = 64 * 1024
+    """Of one data point as workerd sends it; its blobs have 16 KiB at most, which workerd sees to."""
+    analytics_kept_s: float = 92 * 86_400.0
+    """How long data points are kept (Cloudflare's three months);"""
+    analytics_bytes_max: int = 5 * 1024 * MIB
+    """and how much of a machine's disk they take: the oldest go."""
+    analytics_sql_bytes_max: int = 64 * 1024
+    analytics_query_ms: int = 10_000
+    """From a query's coming in to its answer."""
+    analytics_rows_max: int = 10_000
+    """Of one query's answer."""
+    analytics_memory_mib: int = 512
+    """Of one query."""
+
     # Front
     connections_max: int = 0
     """Visitors' connections on one machine at the same time; 0: four fifths of what its open files

@@ -176,7 +176,9 @@ async def run(layout: Layout) -> None:
             StoreHost(layout, platform, keeper, workerd, consoles.listen_to, facts.store_counted)
         )
         doors = store_doors(layout, [store.name for store in stores])
-        maker = CellMaker(layout, platform, workerd, blobs, keyring, egress.door, programs, doors)
+        maker = CellMaker(
+            layout, platform, workerd, blobs, keyring, egress.door, programs, doors, catalog
+        )
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
         hear(mind, consoles)
         fleet = Fleet(layout, platform, catalog, clock)

@@ -9,15 +9,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import msgspec
+
+from kythera.deploy.hyperdrive import HYPERDRIVE, password_of
 from kythera.deploy.keyring import Keyring
 from kythera.deploy.seal import Sealer
+from kythera.deploy.shared_secrets import opened, secret_named
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.files import read_manifest
 from kythera.ground.layout import Layout
+from kythera.model.catalog import Catalog
 from kythera.model.platform import Platform
 from kythera.model.records import Version
 from kythera.run.assets import materialise
-from kythera.run.bindings import StoreDoors, stores_of
+from kythera.run.bindings import Database, Databases, SharedSecret, StoreDoors, stores_of
 from kythera.run.cell import WORKERD_MARK, CellName
 from kythera.run.config import PULSE, CellSettings, cell_config
 from kythera.run.outbound import EgressDoor
@@ -57,6 +62,8 @@ class CellMaker:
     """Where the workerd of each mark is; a process is named by the mark of its own."""
     stores: StoreDoors | None = None
     """This machine's stores, by where they are outside of a sandbox."""
+    catalog: Catalog = field(default_factory=Catalog)
+    """Where the secrets of stores are found, sealed."""
     _trees: dict[str, Path] = field(default_factory=dict)
     """Of manifests whose trees were laid out since this agent started."""
 
@@ -72,7 +79,7 @@ class CellMaker:
         if self.egress is not None and version.confinement.egress != "none":
             folders[EGRESS_SOCKET] = self.egress.socket
         if self.stores is not None:
-            for store in stores_of(version):
+            for store in stores_of(version) & self.stores.sockets.keys():
                 folders[STORES_FOLDER / store] = self.stores.sockets[store]
         shut_in = ShutIn(
             program=self.programs.get(pulse.partition(WORKERD_MARK)[2], self.workerd),
@@ -103,6 +110,8 @@ class CellMaker:
             egress=self._egress(),
             heap_mib_max=memory_mib(version, self.platform.limits),
             stores=self._stores(),
+            shared_secret=self._shared_secrets(version),
+            database=self._databases(version),
         )
         return cell_config(
             version,
@@ -110,6 +119,30 @@ class CellMaker:
             open_secret=secret_opener(self.sealer, version),
             settings=settings,
         )
+
+    def _shared_secrets(self, version: Version) -> SharedSecret:
+        def text_of(store: str, name: str) -> str | None:
+            found = secret_named(self.catalog, version.account, store, name)
+            return None if found is None else opened(found, self.sealer)
+
+        return text_of
+
+    def _databases(self, version: Version) -> Databases:
+        def database(config_id: str) -> Database | None:
+            found = self.catalog.resource(version.account, HYPERDRIVE, config_id)
+            if found is None:
+                return None
+            named = {
+                name: found.fields[name] for name in ("host", "port", "sslmode", "connections")
+            }
+            return Database(
+                origin=msgspec.json.encode({"id": config_id, **named}).decode(),
+                database=found.fields["database"],
+                user=found.fields["user"],
+                password=password_of(found, self.sealer),
+            )
+
+        return database
 
     def _egress(self) -> EgressDoor | None:
         if self.egress is None:

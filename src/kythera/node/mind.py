@@ -30,6 +30,7 @@ from kythera.node.incidents import IncidentBook
 from kythera.node.keeper_client import Exited, KeeperClient, Ready
 from kythera.node.last_words import SAID, tell_watchers
 from kythera.node.pulses import Pulses
+from kythera.node.secrets_watch import SecretsWatch, uses
 from kythera.route.pages import CANNOT_START
 from kythera.run.cell import (
     Cell,
@@ -96,6 +97,7 @@ class Mind:
         """Whether a process that has ended wanted memory when it did."""
         self.running: dict[str, tuple[Cell, Process]] = {}
         """The cells' processes by name, as the keeper holds them."""
+        self._secrets = SecretsWatch(catalog)
         self._opening = 0
         self._revision = 0
         self._servers: dict[str, WorkerKey] = {}
@@ -133,7 +135,12 @@ class Mind:
         self.incidents.keep({(w.account, w.name) for w in self.catalog.workers()})
         wanted = targets(self.catalog, iso(self.clock.now()), self.maker.platform.machine)
         self._obey(self.cells.want(wanted, self.clock.monotonic()))
+        if changed := self._secrets.changed():
+            self.cells.outdate(lambda cell: uses(self._version(cell), changed))
         self.traffic_changed.set()
+
+    def _version(self, cell: CellName) -> Version | None:
+        return self.catalog.version(cell.account, cell.worker, cell.version_id)
 
     def keeper_says(self, event: Ready | Exited) -> None:
         """A process listens, or has ended."""

@@ -12,8 +12,10 @@ import anyio
 from kythera.ground.layout import Layout
 from kythera.ground.passes import store_key
 from kythera.model.catalog import Catalog
+from kythera.node.cache_store import CachePart
 from kythera.node.keeper_client import Exited, KeeperClient
 from kythera.node.kv_part import KvPart
+from kythera.node.python_store import PythonStore
 from kythera.node.queue_store import QueueStore
 from kythera.node.workerd_store import StoreHost, StoreNeeds, WorkerdStore
 from kythera.run.bindings import StoreDoors
@@ -80,7 +82,17 @@ class Stores:
 
 def parts_of(host: StoreHost) -> list[StorePart]:
     """Return this machine's stores."""
+    layout, keeper, limits = host.layout, host.keeper, host.platform.limits
+    ours = [
+        CachePart("cache", layout, keeper, limits),
+        PythonStore("ratelimit", layout, keeper, limits),
+        PythonStore("analytics", layout, keeper, limits),
+        PythonStore("hyperdrive", layout, keeper, limits, "kythera.store.hyperdrive"),
+    ]
+    for part in ours:
+        part.started = host.started
     return [
+        *ours,
         KvPart(host),
         WorkerdStore(DATABASE, host, databases_config, StoreNeeds(counts=True)),
         QueueStore(host),

@@ -17,8 +17,12 @@ from kythera.model.names import queue_id
 from kythera.model.records import Binding, Module, Version
 from kythera.run.bindings_d1 import database_value
 from kythera.run.bindings_kv import KV, namespace_value
+from kythera.run.outbound import NOTHING, OUTBOUND_COMPATIBILITY_DATE
+from kythera.run.prelude import source
 
 QUEUE_DELAY_HEADER = "X-Kythera-Delay"
+CACHE = "cache"
+"""The store of the Cache API, which every worker with code has."""
 ASSETS = "assets"
 """The service that answers from a version's static files."""
 
@@ -34,6 +38,25 @@ class StoreDoors:
     key: str
 
 
+SharedSecret = Callable[[str, str], str | None]
+"""Returns the text of a secret, by its store's id and its name; None: it is not there any more."""
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database, as a cell reaches it."""
+
+    origin: str
+    """What the pass to it says (`store.hyperdrive.Origin` as JSON)."""
+    database: str
+    user: str
+    password: str
+
+
+Databases = Callable[[str], Database | None]
+"""Returns a Hyperdrive config by its id; None: it is not there any more."""
+
+
 @dataclass(frozen=True)
 class BindingContext:
     """What a binding is made from."""
@@ -42,6 +65,10 @@ class BindingContext:
     read_blob: Callable[[str], bytes]
     open_secret: Callable[[str, str], str]
     stores: StoreDoors | None = None
+    shared_secret: SharedSecret | None = None
+    database: Databases | None = None
+    """Opens a Hyperdrive config; None: this is a trial."""
+    """Opens a secret of a store; None: this is a trial, which is given none."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +78,8 @@ class Made:
     name: str
     value: Fields
     services: tuple[Fields, ...] = ()
+    modules: tuple[Fields, ...] = ()
+    """Of an extension of workerd's: what a wrapped binding is made by."""
 
 
 Maker = Callable[[Binding, BindingContext], Made]
@@ -79,9 +108,21 @@ def services_of(found: Iterable[Made]) -> list[Fields]:
     return list(services.values())
 
 
+def extensions_of(found: Iterable[Made]) -> list[Fields]:
+    """Return the extensions that bindings need: each module once."""
+    modules = {module["name"]: module for one in found for module in one.modules}
+    return [{"modules": list(modules.values())}] if modules else []
+
+
 def stores_of(version: Version) -> frozenset[str]:
     """Return which of the machine's stores a version's cells may reach."""
-    return frozenset(STORES[b.type] for b in version.bindings if b.type in STORES)
+    found = frozenset(STORES[b.type] for b in version.bindings if b.type in STORES)
+    return found | {CACHE} if has_code(version) else found
+
+
+def has_code(version: Version) -> bool:
+    """Tell whether a version is more than static files."""
+    return version.main_module is not None or version.body_part is not None
 
 
 def store_service(
@@ -178,6 +219,69 @@ def _kv_namespace(binding: Binding, context: BindingContext) -> Made:
     return Made(binding.name, value, (service,))
 
 
+def _rate_limit(binding: Binding, context: BindingContext) -> Made:
+    """Of these workerd has none: an internal module makes one that asks the machine's counters."""
+    counters = store_service("ratelimit", binding.fields["namespace_id"], binding, context)
+    inner = [
+        {"name": "counters", "service": {"name": counters["name"]}},
+        {"name": "own", "json": json_text(binding.fields["simple"])},
+    ]
+    module = _internal("ratelimit.js")
+    wrapped = {"moduleName": module["name"], "innerBindings": inner}
+    return Made(binding.name, {"wrapped": wrapped}, (counters,), (module,))
+
+
+def _analytics(binding: Binding, context: BindingContext) -> Made:
+    points = store_service("analytics", binding.fields["dataset"], binding, context)
+    return Made(binding.name, {"analyticsEngine": {"name": points["name"]}}, (points,))
+
+
+def _hyperdrive(binding: Binding, context: BindingContext) -> Made:
+    """A worker of ours stands between: it asks for the connection with the cell's pass."""
+    config = None if context.database is None else context.database(binding.fields["id"])
+    if config is None:  # in a trial, or deleted since
+        value = dict.fromkeys(("database", "user", "password"), "")
+        return Made(
+            binding.name,
+            {"hyperdrive": {**value, "scheme": "postgres", "designator": {"name": NOTHING}}},
+        )
+    way = store_service("hyperdrive", config.origin, binding, context, style="proxy")
+    name = f"hyperdrive/{binding.fields['id']}"
+    between = {
+        "modules": [{"name": "hyperdrive.js", "esModule": source("hyperdrive.js")}],
+        "compatibilityDate": OUTBOUND_COMPATIBILITY_DATE,
+        "bindings": [{"name": "WAY", "service": {"name": way["name"]}}],
+        "globalOutbound": {"name": NOTHING},
+    }
+    value = {"database": config.database, "user": config.user, "password": config.password}
+    hyperdrive = {**value, "scheme": "postgres", "designator": {"name": name}}
+    return Made(binding.name, {"hyperdrive": hyperdrive}, (way, {"name": name, "worker": between}))
+
+
+def _shared_secret(binding: Binding, context: BindingContext) -> Made:
+    """The text is opened here, and is nowhere else but in the cell's memory."""
+    store, name = binding.fields["store_id"], binding.fields["secret_name"]
+    text = None if context.shared_secret is None else context.shared_secret(store, name)
+    inner = [{"name": "name", "text": name}, {"name": "text", "json": json_text(text)}]
+    module = _internal("shared-secret.js")
+    wrapped = {"moduleName": module["name"], "innerBindings": inner}
+    return Made(binding.name, {"wrapped": wrapped}, modules=(module,))
+
+
+def _internal(name: str) -> Fields:
+    """Return a module of ours that a worker cannot import: it makes bindings."""
+    return {"name": f"kythera:{name}", "esModule": source(name), "internal": True}
+
+
+def cache_service(context: BindingContext) -> Fields | None:
+    """Return what answers the Cache API, or None where there is none (in a trial)."""
+    if context.stores is None or CACHE not in context.stores.sockets:
+        return None
+    own = Binding(name="caches", type=CACHE)
+    # Without it nobody could tell what was put for http:// from what was put for https://.
+    return store_service(CACHE, CACHE, own, context, forwardedProtoHeader="X-Kythera-Scheme")
+
+
 MAKERS: dict[str, Maker] = {
     "plain_text": _text,
     "json": _json,
@@ -190,7 +294,18 @@ MAKERS: dict[str, Maker] = {
     "kv_namespace": _kv_namespace,
     "d1": _database,
     "queue": _queue,
+    "ratelimit": _rate_limit,
+    "analytics_engine": _analytics,
+    "hyperdrive": _hyperdrive,
+    "secrets_store_secret": _shared_secret,
 }
 """What a version may be given."""
-STORES: dict[str, str] = {"kv_namespace": KV, "d1": "d1", "queue": "queues"}
+STORES: dict[str, str] = {
+    "kv_namespace": KV,
+    "d1": "d1",
+    "queue": "queues",
+    "ratelimit": "ratelimit",
+    "analytics_engine": "analytics",
+    "hyperdrive": "hyperdrive",
+}
 """Of which store a kind of binding is."""

@@ -114,8 +114,10 @@ class Cell:
     retry_at: float = 0.0
     retired_at: float | None = None
     closing: bool = False
-    stale: Literal["", "age", "workerd"] = ""
+    stale: Literal["", "age", "workerd", "secret"] = ""
     """Another generation shall take over, for this reason (`run/renewal.py`)."""
+    outdated: bool = False
+    """What it was given when it started has changed since."""
     given_up: bool = False
     """It was to take over from an older generation, and did not start."""
     renew_after: float = 0.0

@@ -20,8 +20,12 @@ from kythera.run.assets import content_types, service_config
 from kythera.run.bindings import (
     ASSETS,
     BindingContext,
+    Databases,
     Made,
+    SharedSecret,
     StoreDoors,
+    cache_service,
+    extensions_of,
     json_text,
     made,
     module_named,
@@ -93,6 +97,10 @@ class CellSettings:
     """0 leaves V8's own limit."""
     stores: StoreDoors | None = None
     """This machine's stores; None: bindings to them answer that there are none (a trial's)."""
+    shared_secret: SharedSecret | None = None
+    """Opens what is in secrets stores; None: nothing is (in a trial)."""
+    database: Databases | None = None
+    """Opens Hyperdrive configs; None: as before."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +116,27 @@ class _Builder:
         return self.version.main_module is not None or self.version.body_part is not None
 
     @cached_property
+    def context(self) -> BindingContext:
+        """What bindings are made from."""
+        settings = self.settings
+        return BindingContext(
+            self.version,
+            self.read_blob,
+            self.open_secret,
+            settings.stores,
+            settings.shared_secret,
+            settings.database,
+        )
+
+    @cached_property
     def made(self) -> list[Made]:
         """The version's bindings, as workerd reads them."""
-        version = self.version
-        context = BindingContext(version, self.read_blob, self.open_secret, self.settings.stores)
-        return [made(binding, context) for binding in version.bindings]
+        return [made(binding, self.context) for binding in self.version.bindings]
+
+    @cached_property
+    def cache(self) -> Fields | None:
+        """What answers the Cache API."""
+        return cache_service(self.context) if self.has_code else None
 
     @property
     def clocks_stand(self) -> bool:
@@ -181,6 +205,8 @@ def _config(builder: _Builder) -> Fields:
         services += _asset_services(builder)
     if builder.has_code:
         services += services_of(builder.made)
+    if builder.cache is not None:
+        services.append(builder.cache)
     if builder.has_code and not builder.trial:
         services += _tail_services(builder)
     events = not builder.trial and takes_events(builder.version)
@@ -195,8 +221,11 @@ def _config(builder: _Builder) -> Fields:
         pulse = {"name": _EVENTS if events else NOTHING}
         sockets.append({"name": PULSE, "http": {}, "service": pulse})
     config = {"services": services, "sockets": sockets, "v8Flags": flags}
+    extensions = extensions_of(builder.made) if builder.has_code else []
     if builder.clocks_stand:
-        config["extensions"] = [clocks_extension(of_script=builder.version.body_part is not None)]
+        extensions.append(clocks_extension(of_script=builder.version.body_part is not None))
+    if extensions:
+        config["extensions"] = extensions
     return config
 
 
@@ -246,6 +275,8 @@ def _worker(builder: _Builder) -> Fields:
         worker["serviceWorkerScript"] = _script(builder)
         if builder.clocks_stand:  # the first one: evaluated before anything else
             worker["bindings"].insert(0, clocks_binding())
+    if builder.cache is not None:
+        worker["cacheApiOutbound"] = {"name": builder.cache["name"]}
     if not builder.trial:
         worker["tails"] = [{"name": name} for name in _tails(builder)]
     return worker

@@ -17,7 +17,7 @@ Promises, checked by the simulation after every step:
   until the back-off ends.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from kythera.model.limits import Limits
 from kythera.model.traffic import Share, Traffic
@@ -534,6 +534,13 @@ class Cells:
         self.workerd, self.proving, self.proof_failed = mark, proving, False
         for key, worker in self.workers.items():
             worker.workerd = self._workerd_of(key)
+
+    def outdate(self, is_outdated: Callable[[CellName], bool]) -> None:
+        """What cells were given when they started has changed: replace them, one at a time."""
+        for worker in self.workers.values():
+            for cell in worker.cells.values():
+                cell.outdated |= bool(cell.processes) and is_outdated(cell.name)
+        self._look_at = 0.0
 
     def _renew(self, now: float) -> list[Order]:
         """Replace the cell that has been due longest, unless another one is being replaced."""

@@ -23,7 +23,8 @@ PRELUDE_MODULE = "kythera-prelude.js"
 NATIVES_MODULE = "kythera-natives.js"
 """What the prelude imports before the worker's own code has run."""
 CLOCKS_MODULE = "kythera:clocks"
-OUR_MODULES = (CLOCKS_MODULE, PRELUDE_MODULE, NATIVES_MODULE)
+_MAKE_BINDINGS = ("kythera:ratelimit.js", "kythera:shared-secret.js")
+OUR_MODULES = (CLOCKS_MODULE, PRELUDE_MODULE, NATIVES_MODULE, *_MAKE_BINDINGS)
 GETTERS_ON_PROTOTYPE_SINCE = "2022-01-31"
 """Compatibility date of the flag workers_api_getters_setters_on_prototype."""
 TRIAL_ENTRYPOINT = "KytheraTrial"

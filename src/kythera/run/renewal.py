@@ -1,5 +1,5 @@
-"""When a cell that runs is replaced by a new one of the same version: because its time has come, or
-because it runs another workerd than it should.
+"""When a cell that runs is replaced by a new one of the same version: because its time has come,
+because it runs another workerd than it should, or because a secret it was given has changed.
 
 Pure. Each process is given a life of its own between half and one and a half times `restart_s`, drawn
 from its name and the moment it was started, so that a thousand cells started together do not end
@@ -13,7 +13,7 @@ from typing import Literal
 
 from kythera.run.cell import Cell, Process
 
-Stale = Literal["", "age", "workerd"]
+Stale = Literal["", "age", "workerd", "secret"]
 """Why a cell is to be replaced."""
 
 
@@ -41,6 +41,8 @@ def due_since(cell: Cell, restart_s: float, workerd: str) -> tuple[float, Stale]
     if any(process.workerd != workerd for process in live):
         since = min(process.started_at for process in live)
         return max(since, cell.renew_after), "workerd"
+    if cell.outdated:
+        return max(min(process.started_at for process in live), cell.renew_after), "secret"
     if restart_s <= 0:
         return None
     return max(min(ends_at(process, restart_s) for process in live), cell.renew_after), "age"
@@ -59,5 +61,7 @@ def next_due(
     ]
     if not due:
         return None
-    _, why, cell = min(due, key=lambda each: (each[1] != "workerd", each[0], each[2].name.socket))
+    _, why, cell = min(
+        due, key=lambda each: (each[1] == "age", each[1] != "workerd", each[0], each[2].name.socket)
+    )
     return cell, why

@@ -1,0 +1,58 @@
+"""Which running cells hold a secret that was changed in its store, or the password of a database that
+was: they are replaced, one at a time.
+
+A cell is given a secret's text when it starts. What an agent does not see change, as it was down, it
+takes for unchanged; the records of that time come in after it is up.
+"""
+
+from kythera.deploy.hyperdrive import HYPERDRIVE
+from kythera.deploy.shared_secrets import SECRET
+from kythera.model.catalog import Catalog
+from kythera.model.records import Binding, Version
+
+Shared = tuple[str, str, str]
+"""Account, store, name; of a database, its kind and id."""
+
+
+class SecretsWatch:
+    """Compares what is in the stores with what was there when it was last asked."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._known: dict[Shared, str] | None = None
+
+    def changed(self) -> frozenset[Shared]:
+        """Return which secrets have come, changed or gone."""
+        before, self._known = self._known, self._now()
+        if before is None or before == self._known:
+            return frozenset()
+        both = before.keys() | self._known.keys()
+        return frozenset(name for name in both if before.get(name) != self._known.get(name))
+
+    def _now(self) -> dict[Shared, str]:
+        shared = {
+            # Not the envelope: it is another one, with the same text, after a change of keys.
+            (account.id, found.fields["store_id"], found.name): found.id + found.fields["text_on"]
+            for account in self._catalog.accounts()
+            for found in self._catalog.resources(account.id, SECRET)
+        }
+        databases = {
+            (account.id, HYPERDRIVE, found.id): found.fields["modified_on"]
+            for account in self._catalog.accounts()
+            for found in self._catalog.resources(account.id, HYPERDRIVE)
+        }
+        return shared | databases
+
+
+def uses(version: Version | None, changed: frozenset[Shared]) -> bool:
+    """Tell whether a version is bound to any of these secrets."""
+    return version is not None and any(_named(version, b) in changed for b in version.bindings)
+
+
+def _named(version: Version, binding: Binding) -> Shared:
+    match binding.type:
+        case "secrets_store_secret":
+            return version.account, binding.fields["store_id"], binding.fields["secret_name"]
+        case "hyperdrive":
+            return version.account, HYPERDRIVE, binding.fields["id"]
+    return version.account, "", ""
