@@ -26,6 +26,7 @@ from bench import (
     neighbour,
     records,
     sandbox,
+    services,
     thousand,
     zipf,
 )
@@ -42,6 +43,7 @@ BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "sandbox": sandbox.run,
     "neighbour": neighbour.run,
     "loops": loops.run,
+    "services": services.run,
 }
 FLEET_BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "spread": fleet.spread,

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from kythera.deploy.bindings_absent import INSTEAD
+from kythera.deploy.bindings_services import read_service
 from kythera.deploy.documents import as_list, as_object, as_text, as_texts, shown
 from kythera.deploy.refusals import Refusals, invalid
 from kythera.model.limits import Limits
@@ -30,6 +32,8 @@ OFFERED = (
     "wasm_module",
     "text_blob",
     "data_blob",
+    "service",
+    "worker_loader",
 )
 PART_TYPES = {"wasm_module": "wasm", "text_blob": "text", "data_blob": "data"}
 """Bindings of the service-worker format to a part of the upload, and that part's module type."""
@@ -40,11 +44,9 @@ NOT_OFFERED_YET = {
     "d1": "D1 databases",
     "durable_object_namespace": "Durable Objects",
     "queue": "queues",
-    "service": "service bindings",
     "workflow": "workflows",
     "dispatch_namespace": "dispatch namespaces",
     "ratelimit": "rate limits",
-    "worker_loader": "worker loaders",
     "hyperdrive": "Hyperdrive",
     "analytics_engine": "Analytics Engine",
     "vectorize": "Vectorize",
@@ -156,6 +158,10 @@ def not_offered(name: str, kind: str) -> Exception:
     """Refuse a binding by name, saying what there is instead."""
     called = NOT_OFFERED_YET.get(kind)
     what = f"{called} ({kind})" if called else f"bindings of type {shown(kind)}"
+    if kind in INSTEAD:
+        return invalid(
+            f"Binding {name!r}: this platform does not offer {what}.", remedy=INSTEAD[kind]
+        )
     return invalid(
         f"Binding {name!r}: this platform does not offer {what} yet.",
         remedy=f"Offered are: {', '.join(OFFERED)}.",
@@ -199,6 +205,7 @@ READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "text_blob": _read_part,
     "data_blob": _read_part,
     "inherit": _read_inherit,
+    "service": read_service,
 }
 
 

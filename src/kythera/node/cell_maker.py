@@ -30,6 +30,7 @@ from kythera.run.sandbox import (
     ShutIn,
     confine,
     memory_mib,
+    room_mib,
 )
 from kythera.run.workerd import workerd_argv
 
@@ -78,7 +79,7 @@ class CellMaker:
             program=self.programs.get(pulse.partition(WORKERD_MARK)[2], self.workerd),
             arguments=workerd_argv(sockets, "{control}"),
             account=version.account,
-            memory_mib=memory_mib(version, self.platform.limits),
+            memory_mib=room_mib(version, self.platform.limits),
             folders=folders,
         )
         return confine(shut_in, self.platform.isolation, self.platform.limits)
@@ -103,6 +104,7 @@ class CellMaker:
             egress=self._egress(),
             heap_mib_max=memory_mib(version, self.platform.limits),
             stores=self._stores(),
+            service_calls_max=self.platform.limits.service_calls,
         )
         return cell_config(
             version,

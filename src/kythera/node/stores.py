@@ -13,6 +13,7 @@ from kythera.ground.chance import SystemChance
 from kythera.ground.files import write_private
 from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
+from kythera.node.inner_door import InnerDoor
 from kythera.node.keeper_client import Exited, KeeperClient
 from kythera.run.bindings import StoreDoors
 
@@ -84,4 +85,4 @@ class Stores:
 
 def parts_of() -> list[StorePart]:
     """Return this machine's stores."""
-    return []
+    return [InnerDoor()]

@@ -14,6 +14,7 @@ from typing import Any
 from kythera.ground.passes import PASS_HEADER, Pass, sign
 from kythera.model.errors import Refusal
 from kythera.model.records import Binding, Module, Version
+from kythera.run.bindings_services import SERVICES, service_value
 
 ASSETS = "assets"
 """The service that answers from a version's static files."""
@@ -38,6 +39,8 @@ class BindingContext:
     read_blob: Callable[[str], bytes]
     open_secret: Callable[[str, str], str]
     stores: StoreDoors | None = None
+    service_calls_max: int = 500
+    """Of one process to one other worker at the same time."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,22 @@ def _part(binding: Binding, context: BindingContext) -> Made:
     return Made(binding.name, {"wasmModule" if binding.type == "wasm_module" else "data": content})
 
 
+def _service(binding: Binding, context: BindingContext) -> Made:
+    value, services = service_value(binding, context)
+    return Made(binding.name, value, tuple(services))
+
+
+def _loader(binding: Binding, context: BindingContext) -> Made:
+    """Return workerd's own loader. What it loads has running clocks, so its worker must say so."""
+    if context.version.confinement.clocks == "frozen":
+        raise Refusal(
+            10021,
+            f"binding {binding.name!r}: clocks do not stand still in what a worker loads.",
+            remedy="Set kythera.clocks to running, if this worker may measure time.",
+        )
+    return Made(binding.name, {"workerLoader": {}})
+
+
 MAKERS: dict[str, Maker] = {
     "plain_text": _text,
     "json": _json,
@@ -160,7 +179,9 @@ MAKERS: dict[str, Maker] = {
     "wasm_module": _part,
     "text_blob": _part,
     "data_blob": _part,
+    "service": _service,
+    "worker_loader": _loader,
 }
 """What a version may be given."""
-STORES: dict[str, str] = {}
+STORES: dict[str, str] = {"service": SERVICES}
 """Of which store a kind of binding is."""
