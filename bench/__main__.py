@@ -29,6 +29,7 @@ from bench import (
     queues,
     records,
     sandbox,
+    services,
     thousand,
     zipf,
 )
@@ -48,6 +49,7 @@ BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "loops": loops.run,
     "queues": queues.run,
     "kv": kv.run,
+    "services": services.run,
 }
 FLEET_BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "spread": fleet.spread,

@@ -8,6 +8,7 @@ import pytest
 
 from kythera.cli import project
 from kythera.cli.project import ProjectError
+from kythera.cli.upload import bindings
 
 MINIMAL = {"name": "hello", "main": "index.js", "compatibility_date": "2026-01-01"}
 
@@ -58,6 +59,18 @@ def test_a_key_that_is_not_offered_is_refused_by_name(tmp_path: Path, key: str) 
 def test_an_empty_key_that_is_not_offered_does_no_harm(tmp_path: Path) -> None:
     """Generated files carry empty lists."""
     assert project.read(written(tmp_path, kv_namespaces=[])).name == "hello"
+
+
+def test_other_workers_are_bound_as_wrangler_says_it(tmp_path: Path) -> None:
+    """Goal: wrangler's `binding` is the upload's `name`; entrypoint and props go along; an
+    environment has its own; one without a name is refused."""
+    entry = {"binding": "S", "service": "b", "entrypoint": "E", "props": {"a": 1}}
+    found = project.read(written(tmp_path, services=[entry], env={"x": {}}))
+    bound = {"type": "service", "name": "S", "service": "b", "entrypoint": "E", "props": {"a": 1}}
+    assert bindings(found) == [bound]
+    assert bindings(project.read(tmp_path, environment="x")) == []
+    with pytest.raises(ProjectError, match="each of services needs"):
+        project.read(written(tmp_path, services=[{"service": "b"}]))
 
 
 def test_a_named_environment_overrides_the_top_and_inherits_no_vars(tmp_path: Path) -> None:

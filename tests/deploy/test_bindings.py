@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from kythera.deploy.bindings import NOT_OFFERED_YET, OFFERED, Origin, public, resolve
+from kythera.deploy.bindings_absent import INSTEAD
 from kythera.deploy.seal import Sealer
 from kythera.model.errors import Refusal
 from kythera.model.limits import Limits
@@ -100,13 +101,22 @@ def test_inherit_copies_anything_under_any_name() -> None:
     assert resolved(wanted, [], secret("S", "s"), PLAIN) == {"P": ("plain_text", "p"), "N": "s"}
 
 
-@pytest.mark.parametrize("kind", sorted(NOT_OFFERED_YET))
+@pytest.mark.parametrize("kind", sorted(NOT_OFFERED_YET.keys() - INSTEAD.keys()))
 def test_what_is_not_offered_is_refused_with_what_is(kind: str) -> None:
     """By name and in words."""
     with pytest.raises(Refusal) as refusal:
         resolved([{"name": "X", "type": kind}])
     assert "'X'" in str(refusal.value)
     assert all(offered in str(refusal.value) for offered in OFFERED)
+
+
+@pytest.mark.parametrize("kind", sorted(INSTEAD))
+def test_what_cannot_be_had_is_refused_with_what_to_use_instead(kind: str) -> None:
+    """A sentence for each, in place of a list of what it is not."""
+    with pytest.raises(Refusal) as refusal:
+        resolved([{"name": "X", "type": kind}])
+    assert "'X'" in str(refusal.value)
+    assert INSTEAD[kind] in str(refusal.value)
 
 
 @pytest.mark.parametrize(

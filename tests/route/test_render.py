@@ -32,6 +32,9 @@ def small_plan() -> FrontPlan:
         "members": {"far": "1", "me": "1", "near": "1"},
         "health": {"draining": "1"},
         "queues": {"s0002": "20"},
+        "services": {"0a": "s0001", "0b": "s0002"},
+        "lanes": {"0a": "0:1,1:9"},
+        "lane_servers": {"0a-0": "c1", "0a-1": "c2"},
     }
     servers = (
         Server(name="c1", path="/run/a b/c1.sock", weight=1),
@@ -70,7 +73,7 @@ MESH = MeshFiles(
 
 def test_the_files_are_the_golden_ones() -> None:
     """Any change of what HAProxy reads is seen in review."""
-    options = FrontOptions(tls_certificates="/etc/tls/site.pem", mesh=MESH)
+    options = FrontOptions(tls_certificates="/etc/tls/site.pem", mesh=MESH, services=True)
     files = render_front(small_plan(), options, Path("/run/haproxy.sock"))
     if os.environ.get("GOLDEN_WRITE"):
         GOLDEN.mkdir(exist_ok=True)

@@ -196,8 +196,8 @@ async def test_state_folders_and_route_patterns_may_hold_odd_characters() -> Non
             door.world.routes("hello", *patterns)
             assert (await door.apply()).startswith("socket")
             for name, rows in door.world.plan(door.front.saved_plan()).maps.items():
-                if name == "members":
-                    continue  # HAProxy has read it only where there is a mesh door.
+                if name in ("members", "services", "lanes", "lane_servers"):
+                    continue  # HAProxy has read it only where there is a mesh or an inner door.
                 shown = await door.ask(f"show map {name}.map")
                 told = [line.split(" ", 2)[1:] for line in shown.splitlines() if line]
                 assert sorted(told) == sorted([key, value] for key, value in rows.items())

@@ -7,7 +7,7 @@ does not offer is refused by name, never dropped: a worker without its binding i
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,15 @@ COMPATIBILITY_DATE = "2026-01-01"
 OFFERED = frozenset(
     "name main compatibility_date compatibility_flags vars assets routes route workers_dev "
     "preview_urls rules no_bundle minify define alias tsconfig keep_vars observability logpush "
-    "upload_source_maps keep_names version_metadata limits placement env base_dir unsafe".split()
+    "upload_source_maps keep_names version_metadata limits placement env base_dir unsafe services "
+    "worker_loaders".split()
 )
 HARMLESS = frozenset(
     "$schema account_id send_metrics dev dependencies_instrumentation legacy_env "
     "preserve_file_names".split()
 )
 """Keys that speak to wrangler or its author alone."""
-NOT_INHERITED = ("vars", "define", "version_metadata")
+NOT_INHERITED = ("vars", "define", "version_metadata", "services", "worker_loaders")
 """Keys that a named environment does not take over from the top, as with wrangler."""
 INSTEAD = {
     "site": "Use assets: { directory: … } instead.",
@@ -80,6 +81,8 @@ class Project:
     settings: dict[str, Any] = field(default_factory=dict)
     """Passed through to the version: observability, logpush, limits, placement."""
     metadata_binding: str | None = None
+    bindings: tuple[dict[str, Any], ...] = ()
+    """More of them, as the upload has them."""
 
     @property
     def nodejs(self) -> bool:
@@ -179,7 +182,7 @@ def refuse_unknown(document: Mapping[str, Any], file: Path) -> None:
                 remedy=INSTEAD.get(
                     key,
                     "Offered: vars, secrets, static assets, version_metadata, routes, custom "
-                    "domains. Remove the key to deploy without it.",
+                    "domains, services. Remove the key to deploy without it.",
                 ),
             )
 
@@ -226,7 +229,22 @@ def from_document(
         esbuild=_esbuild(chosen),
         settings=_settings(chosen, file),
         metadata_binding=(chosen.get("version_metadata") or {}).get("binding"),
+        bindings=(
+            *_bindings(chosen, "services", "service", file),
+            *_bindings(chosen, "worker_loaders", "worker_loader", file),
+        ),
     )
+
+
+def _bindings(
+    document: Mapping[str, Any], key: str, kind: str, file: Path
+) -> Iterator[dict[str, Any]]:
+    """Yield a list of wrangler's as the API takes it: `binding` is called `name` there."""
+    for entry in _typed(document, key, list, file) or ():
+        if not isinstance(entry, dict) or "binding" not in entry:
+            raise ProjectError(f"{file.name}: each of {key} needs a `binding`.", remedy="Name it.")
+        rest = {name: value for name, value in entry.items() if name not in ("binding", "remote")}
+        yield {"type": kind, "name": entry["binding"], **rest}
 
 
 def _settings(chosen: Mapping[str, Any], file: Path) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def bindings(project: Project) -> Sequence[dict[str, Any]]:
         found.append({"type": "assets", "name": project.assets_binding})
     if project.metadata_binding:
         found.append({"type": "version_metadata", "name": project.metadata_binding})
+    found += project.bindings
     return found
 
 

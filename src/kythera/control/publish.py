@@ -18,6 +18,7 @@ from kythera.control.scopes import needed_for
 from kythera.control.services import Services, Tried
 from kythera.control.store import Change, end, put
 from kythera.deploy.bindings import Origin
+from kythera.deploy.bindings_services import refuse_no_worker
 from kythera.deploy.refusals import worker_absent
 from kythera.deploy.settings import annotations
 from kythera.deploy.upload import Draft
@@ -89,6 +90,7 @@ async def publish(
         draft = await anyio.to_thread.run_sync(drafting, origin)
         refuse_new(origin.previous, draft.version)
         refuse_absent(catalog, draft.version)
+        refuse_no_worker(draft.version.bindings, catalog, account, name)
         refuse_beyond(needed_for(origin.previous, draft.version, draft.settings), name)
         tried = await _tried(services, draft, proven)
         return await _store(services, tried, guard, deploy=deploy)

@@ -13,6 +13,7 @@ from kythera.control.publish import present
 from kythera.control.services import Services, services_of
 from kythera.control.store import Change, end, put
 from kythera.deploy.bindings import public
+from kythera.deploy.bindings_services import bound_to, refuse_in_use
 from kythera.deploy.documents import as_flag
 from kythera.deploy.refusals import worker_absent
 from kythera.deploy.settings import worker_settings
@@ -20,7 +21,7 @@ from kythera.deploy.versions import runtime_view
 from kythera.ground.clock import iso
 from kythera.model.catalog import Catalog
 from kythera.model.errors import Refusal
-from kythera.model.records import Version, Worker
+from kythera.model.records import Binding, Version, Worker
 
 
 def worker_of(request: Request) -> tuple[Services, Worker, list[Version]]:
@@ -209,15 +210,25 @@ def address_of(services: Services, name: str) -> str:
 
 
 async def references(request: Request) -> Response:
-    """GET scripts/{name}/references: nothing can refer to another worker yet."""
-    worker_of(request)
+    """GET scripts/{name}/references: who calls this worker, and whom it calls."""
+    services, worker, versions = worker_of(request)
+    callers = bound_to(services.store.catalog(), services.account, worker.name)
+    called = [binding for binding in versions[0].bindings if binding.type == "service"]
     return success(
         {
-            "services": {"incoming": [], "outgoing": [], "pages_function": False},
+            "services": {
+                "incoming": [_reference(name, binding) for name, binding in callers],
+                "outgoing": [_reference(b.fields["service"], b) for b in called],
+                "pages_function": False,
+            },
             "durable_objects": [],
             "dispatch_outbounds": [],
         }
     )
+
+
+def _reference(other: str, binding: Binding) -> dict[str, Any]:
+    return {"name": binding.name, "service": other, "environment": "production"}
 
 
 async def delete(request: Request) -> Response:
@@ -229,6 +240,8 @@ async def delete(request: Request) -> Response:
         catalog = services.store.catalog()
         if catalog.worker(services.account, name) is None:
             raise worker_absent(name)
+        if request.query_params.get("force") != "true":
+            refuse_in_use(catalog, services.account, name)
         await services.store.write(_ends(catalog, services.account, name))
 
     await services.store.settled(f"worker {name}", change)

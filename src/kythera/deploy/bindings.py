@@ -15,9 +15,11 @@ from typing import Any, Protocol
 
 import msgspec
 
+from kythera.deploy.bindings_absent import INSTEAD
 from kythera.deploy.bindings_d1 import database_id
 from kythera.deploy.bindings_kv import read_namespace
 from kythera.deploy.bindings_queues import producer
+from kythera.deploy.bindings_services import read_service
 from kythera.deploy.documents import as_amount, as_list, as_object, as_text, as_texts, shown
 from kythera.deploy.refusals import Refusals, invalid
 from kythera.model.catalog import Catalog
@@ -42,6 +44,8 @@ OFFERED = (
     "analytics_engine",
     "hyperdrive",
     "secrets_store_secret",
+    "service",
+    "worker_loader",
 )
 PART_TYPES = {"wasm_module": "wasm", "text_blob": "text", "data_blob": "data"}
 """Bindings of the service-worker format to a part of the upload, and that part's module type."""
@@ -49,10 +53,8 @@ PART_TYPES = {"wasm_module": "wasm", "text_blob": "text", "data_blob": "data"}
 NOT_OFFERED_YET = {
     "r2_bucket": "R2 buckets",
     "durable_object_namespace": "Durable Objects",
-    "service": "service bindings",
     "workflow": "workflows",
     "dispatch_namespace": "dispatch namespaces",
-    "worker_loader": "worker loaders",
     "vectorize": "Vectorize",
     "tail": "tail workers",
     "logfwdr": "log forwarding",
@@ -168,6 +170,10 @@ def not_offered(name: str, kind: str) -> Exception:
     """Refuse a binding by name, saying what there is instead."""
     called = NOT_OFFERED_YET.get(kind)
     what = f"{called} ({kind})" if called else f"bindings of type {shown(kind)}"
+    if kind in INSTEAD:
+        return invalid(
+            f"Binding {name!r}: this platform does not offer {what}.", remedy=INSTEAD[kind]
+        )
     return invalid(
         f"Binding {name!r}: this platform does not offer {what} yet.",
         remedy=f"Offered are: {', '.join(OFFERED)}.",
@@ -277,6 +283,7 @@ READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "analytics_engine": _read_analytics,
     "hyperdrive": _read_hyperdrive,
     "secrets_store_secret": _read_shared_secret,
+    "service": read_service,
 }
 
 

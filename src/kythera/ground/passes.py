@@ -19,6 +19,7 @@ from kythera.ground.files import write_private
 
 PASS_HEADER = "X-Kythera-Pass"  # noqa: S105 (a name)
 PASS_BYTES_MAX = 4_096
+MARK_DIGITS = 32
 
 
 class Pass(Struct, frozen=True, kw_only=True):
@@ -65,6 +66,14 @@ def check(text: str, key: str, store: str) -> Pass:
     if not good or found.store != store:
         raise NotAPass
     return found
+
+
+def worker_mark(key: str, account: str, worker: str) -> str:
+    """Return what this machine's inner door knows a worker by: nobody guesses it, no worker sees it.
+
+    32 hexadecimal digits, which can be a host's name."""
+    said = f"worker/{account}/{worker}".encode()
+    return hmac.digest(key.encode(), said, hashlib.sha256).hex()[:MARK_DIGITS]
 
 
 def _mark(payload: str, key: str) -> bytes:

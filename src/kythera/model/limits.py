@@ -54,6 +54,11 @@ class Limits(Struct, frozen=True, kw_only=True):
     than half of the visitors' connections."""
     queue_requests_max: int = 100_000
 
+    # Service bindings
+    service_calls: int = 500
+    """Calls and requests of one process to one other worker at the same time: what a loop through
+    workers ends at, if nothing else ends it before. Less than half of `queue_requests`."""
+
     # Egress
     egress_head_ms: int = 100_000
     """A server that has not begun to answer by then is given up."""

@@ -35,6 +35,7 @@ from kythera.run.sandbox import (
     ShutIn,
     confine,
     memory_mib,
+    room_mib,
 )
 from kythera.run.workerd import workerd_argv
 
@@ -85,7 +86,7 @@ class CellMaker:
             program=self.programs.get(pulse.partition(WORKERD_MARK)[2], self.workerd),
             arguments=workerd_argv(sockets, "{control}"),
             account=version.account,
-            memory_mib=memory_mib(version, self.platform.limits),
+            memory_mib=room_mib(version, self.platform.limits),
             folders=folders,
         )
         return confine(shut_in, self.platform.isolation, self.platform.limits)
@@ -112,6 +113,7 @@ class CellMaker:
             stores=self._stores(),
             shared_secret=self._shared_secrets(version),
             database=self._databases(version),
+            service_calls_max=self.platform.limits.service_calls,
         )
         return cell_config(
             version,

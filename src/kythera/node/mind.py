@@ -50,7 +50,7 @@ from kythera.run.cell import (
 )
 from kythera.run.decide import Cells
 from kythera.run.refusal import answer_waiting
-from kythera.run.sandbox import memory_mib
+from kythera.run.sandbox import memory_mib, room_mib
 from kythera.run.targets import targets
 from kythera.run.turns import cpu_ms_max
 
@@ -330,7 +330,7 @@ class Mind:
                 rlimits=shut_in.rlimits,
                 uid=shut_in.uid,
                 stage=shut_in.stage,
-                cgroups=self.groups.open(cell, process, self._memory_mib(version)),
+                cgroups=self.groups.open(cell, process, room_mib(version, self.cells.limits)),
                 stop_order=CELL_STOP_ORDER,
             )
         except OUTSIDE_ERRORS as error:

@@ -13,6 +13,7 @@ from kythera.ground.layout import Layout
 from kythera.ground.passes import store_key
 from kythera.model.catalog import Catalog
 from kythera.node.cache_store import CachePart
+from kythera.node.inner_door import InnerDoor
 from kythera.node.keeper_client import Exited, KeeperClient
 from kythera.node.kv_part import KvPart
 from kythera.node.python_store import PythonStore
@@ -93,6 +94,7 @@ def parts_of(host: StoreHost) -> list[StorePart]:
         part.started = host.started
     return [
         *ours,
+        InnerDoor(),
         KvPart(host),
         WorkerdStore(DATABASE, host, databases_config, StoreNeeds(counts=True)),
         QueueStore(host),

@@ -16,6 +16,7 @@ from kythera.distribute.nearness import Near, near
 from kythera.distribute.served import Served, served_key
 from kythera.ground.files import stamp_of
 from kythera.ground.layout import Layout
+from kythera.ground.passes import store_key, worker_mark
 from kythera.model.catalog import Name
 from kythera.model.errors import KytheraError
 from kythera.model.platform import Platform
@@ -75,6 +76,7 @@ class TrafficLoop:
         _, descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
         options = FrontOptions(
             site=platform.site,
+            services=True,
             limits=platform.limits,
             tls_certificates=platform.tls_certificates,
             threads=max(1, min(THREADS_MAX, (os.cpu_count() or 1) // CORES_PER_THREAD)),
@@ -85,6 +87,7 @@ class TrafficLoop:
         self._front = Front(
             layout.haproxy, layout.haproxy_socket, layout.haproxy_master_socket, options
         )
+        self._key = store_key(layout.store_key)
         self.door = DoorLoop(self._front, platform.limits, facts)
 
     def _plan(self) -> tuple[FrontPlan, Iterable[Traffic]]:
@@ -102,6 +105,7 @@ class TrafficLoop:
             queues=queues(
                 self._mind.catalog, traffic, self._platform.limits, self._front.queue_max()
             ),
+            mark_of=lambda name: worker_mark(self._key, *name),
         )
         return plan, traffic.values()
 

@@ -72,6 +72,7 @@ from kythera.route.runtime import (
     parse_servers,
     processes,
 )
+from kythera.route.services import SERVICES_ENV, SERVICES_SOCKET
 
 PLAN = "plan.json"
 MARK = "applied.json"
@@ -156,6 +157,8 @@ class Front:
         doors = {HTTP_ENV: "{socket:http}"}
         if self.options.tls_certificates:
             doors[HTTPS_ENV] = "{socket:https}"
+        if self.options.services:
+            doors[SERVICES_ENV] = f"{{socket:{SERVICES_SOCKET}}}"
         if self.options.mesh is not None:
             doors[MESH_ENV] = "{socket:mesh}"
         return doors

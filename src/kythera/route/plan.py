@@ -10,7 +10,7 @@ routes, nearly all, cost one look-up: `hosts` marks the others with ROUTED, and 
 are asked for those alone.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 from msgspec import Struct, field
@@ -18,6 +18,7 @@ from msgspec import Struct, field
 from kythera.model.catalog import Catalog, Name
 from kythera.model.names import is_hostname
 from kythera.model.traffic import Share, Traffic
+from kythera.route.lanes import lane_rows, lanes_of, server_rows
 from kythera.route.mesh import Peers, PeerServer, Tunnel, Where, peer_numbers, peer_servers
 from kythera.route.patterns import Pattern, PatternError, parse_pattern
 from kythera.route.weights import sticky_rows, weights
@@ -39,6 +40,7 @@ DRAINING, OVERLOADED = "draining", "overloaded"
 MAPS = (
     *("hosts", "routes_exact", "routes_prefix", "routes_wild", "pins", "sticky"),
     *(APART, "members", "health", "queues"),
+    *("services", "lanes", "lane_servers"),
 )
 ORDERED_MAPS = ("routes_wild",)
 """Maps whose first matching row wins: replaced as a whole, never row by row."""
@@ -113,12 +115,14 @@ def plan_front(
     where: Mapping[Name, Where] | None = None,
     tunnels: Iterable[Tunnel] = (),
     queues: Mapping[Name, int] | None = None,
+    mark_of: Callable[[Name], str] | None = None,
 ) -> FrontPlan:
     """Return what the front door should do now.
 
     `failing` holds workers whose cell cannot start, and why: they answer 503 without a wait, unless
     `where` sends their visitors to another machine. Who is not in `where` is served here.
-    `queues` holds workers whose queue is not as long as all others'."""
+    `queues` holds workers whose queue is not as long as all others'. `mark_of` says by what the inner
+    door knows a worker; without it there is no such door."""
     served = _served(catalog, traffic)
     owners, slots, freed = _assign_slots(served, previous or FrontPlan())
     slot_of = {name: slot for slot, name in owners.items()}
@@ -129,6 +133,8 @@ def plan_front(
         for slot, name in owners.items()
         if name in traffic and traffic[name].shares
     }
+    marks = {slot: mark_of(name) for slot, name in owners.items()} if mark_of else {}
+    lanes = _lanes(marks, servers, previous)
     rows: dict[str, Rows] = {
         "hosts": _host_rows(_hosts(catalog, slot_of, domain, ignored), patterns),
         "routes_exact": _whole_host_rows(patterns, path_open=False),
@@ -142,6 +148,9 @@ def plan_front(
         "queues": {
             slot: str(queues[name]) for slot, name in owners.items() if queues and name in queues
         },
+        "services": {mark: slot for slot, mark in marks.items()},
+        "lanes": lane_rows(lanes),
+        "lane_servers": server_rows(lanes),
     }
     return FrontPlan(
         slots=slots,
@@ -197,6 +206,20 @@ def _servers(shares: Iterable[Share]) -> tuple[Server, ...]:
         Server(name=share.server, path=share.path, weight=weight)
         for share, weight in zip(ordered, found, strict=True)
     )
+
+
+def _lanes(
+    marks: Mapping[str, str],
+    servers: Mapping[str, tuple[Server, ...]],
+    previous: FrontPlan | None,
+) -> dict[str, dict[str, tuple[int, int]]]:
+    """Return, by mark, each server's lane and weight."""
+    before = previous.maps["lane_servers"] if previous is not None else {}
+    weighted = {
+        mark: {server.name: server.weight for server in servers.get(slot, ())}
+        for slot, mark in marks.items()
+    }
+    return lanes_of(weighted, before)
 
 
 def _patterns(

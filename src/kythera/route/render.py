@@ -56,6 +56,7 @@ from kythera.route.rules import (
     socket_beside,
     version_rules,
 )
+from kythera.route.services import NO_CONNECT, answer_lines, door_lines, relay_lines, slot_line
 
 CONFIG = "haproxy.cfg"
 HTTP_ENV = "KYTHERA_HTTP_FD"
@@ -82,6 +83,8 @@ FAILED_FORMAT = "%ST %s %[var(txn.ray)]"
 """Status, server, ray id; read by `node/front_log.py`."""
 UNCAUGHT_BODY = "Internal Server Error"
 """All that workerd answers when a worker throws."""
+UNCAUGHT_PROOFS = (f"{{ res.body -m str {quoted(UNCAUGHT_BODY)} }}", "{ method HEAD }")
+"""HEAD has no body to look at."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ class FrontOptions:
 
     site: str = "local"
     limits: Limits = field(default_factory=Limits)
+    services: bool = False
+    """Whether there is an inner door, for this machine's own cells."""
     mesh: MeshFiles | None = None
     """The door for the fleet's other machines; None: this machine has none."""
     tls_certificates: str = ""
@@ -142,11 +147,15 @@ def _config(plan: FrontPlan, options: FrontOptions, runtime_socket: Path) -> Ite
     yield from _frontend(options, room, runtime_socket)
     yield from refusing_backends(options.limits, shared=bool(options.tls_certificates))
     yield from _relay(options, runtime_socket)
+    if options.services:
+        yield from _services(options, room, runtime_socket)
     if options.mesh is not None:
         yield from mesh_lines(plan, options.mesh, options.limits, room, runtime_socket)
     for index in range(plan.slots):
         slot = slot_name(index)
         yield f"backend {slot}"
+        if options.services:
+            yield slot_line(options.limits)
         yield from queue_rules(options.limits, room)
         yield "  use-server %[var(txn.server)] if { var(txn.server) -m found }"
         for server in plan.servers.get(slot, ()):
@@ -215,6 +224,7 @@ def _frontend(options: FrontOptions, room: Room, runtime_socket: Path) -> Iterat
         )
     yield from connection_rules(room)
     yield from _session_rules(options.site)
+    yield NO_CONNECT
     yield from _named_rules(options.site)
     yield from request_rules(options.limits, room, shared=bool(options.tls_certificates))
     yield from _header_rules()
@@ -243,6 +253,20 @@ def _relay(options: FrontOptions, runtime_socket: Path) -> Iterator[str]:
     yield from last_rules()
     yield f"backend {RELAY}"
     yield f"  server newest {address} {POOL}"
+
+
+def _services(options: FrontOptions, room: Room, runtime_socket: Path) -> Iterator[str]:
+    """The inner door, and how a process that drains hands over what comes by it."""
+    yield "frontend services"
+    yield f"  log {quoted(str(socket_beside(runtime_socket, 'failed')))} format raw local0"
+    yield "  option dontlog-normal"
+    yield f"  log-format {quoted(FAILED_FORMAT)}"
+    yield from door_lines(room, runtime_socket)
+    yield from _way_rules(forwards=options.mesh is not None)
+    bare, wait = _bare_answer(options.limits)
+    yield f"  http-response wait-for-body {wait} if {bare}"
+    yield from answer_lines(options.limits, tuple(f"{bare} {proof}" for proof in UNCAUGHT_PROOFS))
+    yield from relay_lines(runtime_socket)
 
 
 def _session_rules(site: str) -> Iterator[str]:
@@ -306,17 +330,21 @@ def _cell_answer_rules(limits: Limits) -> Iterator[str]:
     """What a cell's answer says to us alone."""
     # workerd's own answer for an uncaught exception is known by what it lacks; a worker's would
     # have a type. Only such an answer's few bytes are waited for and looked at.
+    bare, wait = _bare_answer(limits)
+    yield f"  http-response wait-for-body {wait} if {bare}"
+    for proof in UNCAUGHT_PROOFS:
+        yield (f"  http-response return status 500 {answer('1101', limits)} if {bare} {proof}")
+    yield from refused_rules(limits)
+    yield f"  http-response del-header {INTERNAL_PREFIX} -m beg"
+
+
+def _bare_answer(limits: Limits) -> tuple[str, str]:
+    """Return what an uncaught exception's answer looks like, and how to wait for its body."""
     bare = (
         f"{{ status 500 }} {{ res.hdr(content-length) -m str {len(UNCAUGHT_BODY)} }} "
         "!{ res.hdr(content-type) -m found }"
     )
-    wait = f"time {limits.request_head_s}s at-least {len(UNCAUGHT_BODY)}"
-    yield f"  http-response wait-for-body {wait} if {bare}"
-    # HEAD has no body to look at.
-    for proof in (f"{{ res.body -m str {quoted(UNCAUGHT_BODY)} }}", "{ method HEAD }"):
-        yield (f"  http-response return status 500 {answer('1101', limits)} if {bare} {proof}")
-    yield from refused_rules(limits)
-    yield f"  http-response del-header {INTERNAL_PREFIX} -m beg"
+    return bare, f"time {limits.request_head_s}s at-least {len(UNCAUGHT_BODY)}"
 
 
 def ray_suffix(site: str) -> str:

@@ -17,6 +17,7 @@ from kythera.model.names import queue_id
 from kythera.model.records import Binding, Module, Version
 from kythera.run.bindings_d1 import database_value
 from kythera.run.bindings_kv import KV, namespace_value
+from kythera.run.bindings_services import SERVICES, service_value
 from kythera.run.outbound import NOTHING, OUTBOUND_COMPATIBILITY_DATE
 from kythera.run.prelude import source
 
@@ -66,9 +67,11 @@ class BindingContext:
     open_secret: Callable[[str, str], str]
     stores: StoreDoors | None = None
     shared_secret: SharedSecret | None = None
+    """Opens a secret of a store; None: this is a trial, which is given none."""
     database: Databases | None = None
     """Opens a Hyperdrive config; None: this is a trial."""
-    """Opens a secret of a store; None: this is a trial, which is given none."""
+    service_calls_max: int = 500
+    """Of one process to one other worker at the same time."""
 
 
 @dataclass(frozen=True)
@@ -282,6 +285,22 @@ def cache_service(context: BindingContext) -> Fields | None:
     return store_service(CACHE, CACHE, own, context, forwardedProtoHeader="X-Kythera-Scheme")
 
 
+def _service(binding: Binding, context: BindingContext) -> Made:
+    value, services = service_value(binding, context)
+    return Made(binding.name, value, tuple(services))
+
+
+def _loader(binding: Binding, context: BindingContext) -> Made:
+    """Return workerd's own loader. What it loads has running clocks, so its worker must say so."""
+    if context.version.confinement.clocks == "frozen":
+        raise Refusal(
+            10021,
+            f"binding {binding.name!r}: clocks do not stand still in what a worker loads.",
+            remedy="Set kythera.clocks to running, if this worker may measure time.",
+        )
+    return Made(binding.name, {"workerLoader": {}})
+
+
 MAKERS: dict[str, Maker] = {
     "plain_text": _text,
     "json": _json,
@@ -294,6 +313,8 @@ MAKERS: dict[str, Maker] = {
     "kv_namespace": _kv_namespace,
     "d1": _database,
     "queue": _queue,
+    "service": _service,
+    "worker_loader": _loader,
     "ratelimit": _rate_limit,
     "analytics_engine": _analytics,
     "hyperdrive": _hyperdrive,
@@ -304,6 +325,7 @@ STORES: dict[str, str] = {
     "kv_namespace": KV,
     "d1": "d1",
     "queue": "queues",
+    "service": SERVICES,
     "ratelimit": "ratelimit",
     "analytics_engine": "analytics",
     "hyperdrive": "hyperdrive",

@@ -31,6 +31,7 @@ from kythera.run.bindings import (
     module_named,
     services_of,
 )
+from kythera.run.bindings_services import SERVICES, rpc_flags, rpc_options
 from kythera.run.outbound import (
     EGRESS,
     NOTHING,
@@ -41,6 +42,7 @@ from kythera.run.outbound import (
     outbound_services,
 )
 from kythera.run.prelude import (
+    ENTRY_MODULE,
     NATIVES_MODULE,
     PRELUDE_MODULE,
     TRIAL_ENTRYPOINT,
@@ -69,16 +71,8 @@ EVENT_HANDLERS = frozenset({"scheduled", "queue"})
 _WORKER, _DOOR, _EVENTS = "worker", "door", "events"
 _CONSOLE, _TAIL, _TAIL_SINK = "console", "tail", "tail-sink"
 _RESERVED = (
-    NOTHING,
-    OUTBOUND,
-    EGRESS,
-    TUNNELS,
-    ASSETS,
-    _DOOR,
-    _EVENTS,
-    _CONSOLE,
-    _TAIL,
-    _TAIL_SINK,
+    *(NOTHING, OUTBOUND, EGRESS, TUNNELS, ASSETS, SERVICES),
+    *(_DOOR, _EVENTS, _CONSOLE, _TAIL, _TAIL_SINK),
 )
 
 Fields = dict[str, Any]
@@ -101,6 +95,7 @@ class CellSettings:
     """Opens what is in secrets stores; None: nothing is (in a trial)."""
     database: Databases | None = None
     """Opens Hyperdrive configs; None: as before."""
+    service_calls_max: int = 500
 
 
 @dataclass(frozen=True)
@@ -126,6 +121,7 @@ class _Builder:
             settings.stores,
             settings.shared_secret,
             settings.database,
+            settings.service_calls_max,
         )
 
     @cached_property
@@ -239,6 +235,7 @@ def _socket(builder: _Builder) -> Fields:
         # workerd takes this header away; X-Forwarded-Proto stays for the worker to read.
         "forwardedProtoHeader": "X-Kythera-Scheme",
         "cfBlobHeader": "CF-Blob",
+        **rpc_options(version, builder.settings.stores),
     }
     return {"name": "http", "http": http, "service": service}
 
@@ -285,8 +282,9 @@ def _worker(builder: _Builder) -> Fields:
 def _flags(builder: _Builder) -> list[str]:
     """Return a worker's compatibility flags, and those that standing clocks need."""
     version = builder.version
+    given = [*version.compatibility_flags, *rpc_flags(version)]
     if not builder.clocks_stand:
-        return list(version.compatibility_flags)
+        return given
     needed = clocks_flags(version.compatibility_date, of_script=version.body_part is not None)
     for opposite in needed.values():
         if opposite in version.compatibility_flags:
@@ -295,7 +293,7 @@ def _flags(builder: _Builder) -> list[str]:
                 f"compatibility flag {opposite!r} would let a clock run on within a turn.",
                 remedy="Remove it, or set kythera.clocks to running.",
             )
-    return list(dict.fromkeys((*version.compatibility_flags, *needed)))
+    return list(dict.fromkeys((*given, *needed)))
 
 
 def _tails(builder: _Builder) -> list[str]:
@@ -316,10 +314,8 @@ def _modules(builder: _Builder, main: str) -> list[Fields]:
         _check_name(module.name)
     own.sort(key=lambda module: module.name != main)  # the first one is workerd's main module
     modules = [_module(module, builder.read_blob) for module in own]
-    prelude = _prelude(builder, main)
-    if prelude is None:
-        return modules
-    ours = {PRELUDE_MODULE: prelude, NATIVES_MODULE: source("natives.js")}
+    ours = {PRELUDE_MODULE: _prelude(builder, main), NATIVES_MODULE: source("natives.js")}
+    ours[ENTRY_MODULE] = source("entry.js")
     return [*({"name": name, "esModule": text} for name, text in ours.items()), *modules]
 
 
@@ -340,7 +336,7 @@ def _check_name(name: str) -> None:
         )
 
 
-def _prelude(builder: _Builder, main: str) -> str | None:
+def _prelude(builder: _Builder, main: str) -> str:
     """An observed cell's exceptions are in its traces; without `fetch` there is none to report."""
     specifier = main
     if "new_module_registry" in builder.version.compatibility_flags and "://" not in main:
@@ -350,7 +346,7 @@ def _prelude(builder: _Builder, main: str) -> str | None:
         return trial_prelude(specifier, clocks_stand=stand)
     observed = builder.settings.tail_url_socket is not None
     if observed or "fetch" not in builder.version.handlers:
-        return plain_prelude(specifier) if stand else None
+        return plain_prelude(specifier, clocks_stand=stand)
     return module_prelude(specifier, clocks_stand=stand)
 
 
@@ -416,6 +412,8 @@ def _asset_services(builder: _Builder) -> list[Fields]:
         {"name": "NEXT", "service": {"name": ASSETS}},
         {"name": "TYPES", "json": json_text(content_types(manifest))},
     ]
+    if builder.has_code:
+        bindings.append({"name": "WORKER", "service": {"name": _service_name(version)}})
     return [
         {"name": ASSETS, "assets": service},
         {"name": _DOOR, "worker": _our_worker("door.js", bindings)},

@@ -22,9 +22,11 @@ EXCEPTION_MARKER = "\x01kythera-exception "
 PRELUDE_MODULE = "kythera-prelude.js"
 NATIVES_MODULE = "kythera-natives.js"
 """What the prelude imports before the worker's own code has run."""
+ENTRY_MODULE = "kythera-entry.js"
+"""What lets other workers of the account call this one."""
 CLOCKS_MODULE = "kythera:clocks"
 _MAKE_BINDINGS = ("kythera:ratelimit.js", "kythera:shared-secret.js")
-OUR_MODULES = (CLOCKS_MODULE, PRELUDE_MODULE, NATIVES_MODULE, *_MAKE_BINDINGS)
+OUR_MODULES = (CLOCKS_MODULE, PRELUDE_MODULE, NATIVES_MODULE, ENTRY_MODULE, *_MAKE_BINDINGS)
 GETTERS_ON_PROTOTYPE_SINCE = "2022-01-31"
 """Compatibility date of the flag workers_api_getters_setters_on_prototype."""
 TRIAL_ENTRYPOINT = "KytheraTrial"
@@ -46,9 +48,9 @@ def module_prelude(main_module: str, *, clocks_stand: bool) -> str:
     return _standing_before("prelude.js", main_module, clocks_stand)
 
 
-def plain_prelude(main_module: str) -> str:
-    """Return the main module that makes clocks stand still for `main_module`, and nothing else."""
-    return _standing_before("plain.js", main_module, clocks_stand=True)
+def plain_prelude(main_module: str, *, clocks_stand: bool) -> str:
+    """Return the main module that stands before `main_module` and reports nothing."""
+    return _standing_before("plain.js", main_module, clocks_stand)
 
 
 def trial_prelude(main_module: str, *, clocks_stand: bool) -> str:

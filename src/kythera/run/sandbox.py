@@ -69,6 +69,14 @@ def memory_mib(version: Version | None, limits: Limits) -> int:
     return min(asked or limits.heap_mib_max, limits.memory_mib_max)
 
 
+def room_mib(version: Version | None, limits: Limits) -> int:
+    """Return what a process's bounds are counted from: its heap, and half of one more where a worker
+    of ours stands behind its service bindings, with a heap of its own."""
+    heap = memory_mib(version, limits)
+    calls = version is not None and any(b.type == "service" for b in version.bindings)
+    return heap + heap // 2 if calls else heap
+
+
 def uid_of(account: str) -> int:
     """Return the uid of an account's cells: the same on all machines, and nobody else's."""
     digest = hashlib.sha256(account.encode()).digest()

@@ -121,7 +121,17 @@ async function ask(request, env, ctx) {
   return response;
 }
 
+function worker(env) {
+  if (env.WORKER === undefined) {
+    throw new TypeError('The worker has static files alone: it has no methods.');
+  }
+  return env.WORKER;
+}
+
 export default {
+  // What other workers of the account call: see entry.js.
+  kytheraDoor: (meta, env) => worker(env).kytheraDoor(meta),
+  kytheraFetch: (meta, env) => worker(env).kytheraFetch(meta),
   fetch(request, env, ctx) {
     const untouched = env.TYPES === null && !request.headers.has('range');
     return untouched ? env.NEXT.fetch(request) : ask(request, env, ctx);

@@ -4,6 +4,7 @@
 // the language it has from a module that ran before the worker's code, which may have put something
 // else in its place; what `report` finds changed costs that report.
 import { native } from './kythera-natives.js';
+import { reachable } from './kythera-entry.js';
 import { WorkerEntrypoint } from 'cloudflare:workers';
 import * as user from '%main%';
 export * from '%main%';
@@ -112,4 +113,4 @@ function wrap(handler) {
     wrapClass(handler) : handler;
 }
 
-export default wrap(user.default);
+export default wrap(reachable(user.default));
