@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.node.tls_servers import serve_self_signed
 from tests.platforms import RunningPlatform, running
 from tests.processes import children, wait_until
 
@@ -118,3 +119,34 @@ def test_a_cell_has_no_other_way_out(tmp_path: Path) -> None:
         platform.wait_for("shut", 'kythera.egress of this worker is "none"', f"/?to={url}")
         platform.upload("listed", CODE, kythera={"egress": ["api.example.org"]})
         platform.wait_for("listed", "not among the hosts of kythera.egress", f"/?to={url}")
+
+
+TLS_CODE = """
+import { connect } from 'cloudflare:sockets';
+export default { async fetch(request) {
+  const port = Number(new URL(request.url).searchParams.get('port'));
+  try {
+    await connect({ hostname: '127.0.0.1', port }, { secureTransport: 'on' }).opened;
+    return new Response('opened');
+  } catch (error) { return new Response(error.message); }
+} };
+"""
+
+
+def test_a_worker_is_told_why_tls_failed(tmp_path: Path) -> None:
+    """Goal: what the egress cell prints comes back to it through the agent, and to the worker as its
+    socket's error."""
+    port = serve_self_signed(tmp_path)
+    with running(tmp_path / "state", "--egress-allow", "127.0.0.0/8") as platform:
+        platform.upload("secure", TLS_CODE)
+        said = (
+            f"Outbound connect failed: TLS with 127.0.0.1:{port} failed: "
+            "its certificate is self-signed or of an authority that is not trusted."
+        )
+        wait_until(lambda: platform.get("secure", f"/?port={port}").status_code == 200, "up")
+        assert platform.get("secure", f"/?port={port}").text == said
+
+        def has_counted() -> bool:
+            return any("tls" in one["failed"] for one in egress_of(platform)["workers"])
+
+        wait_until(has_counted, "counted", deadline_s=20)

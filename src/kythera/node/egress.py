@@ -8,6 +8,7 @@ for those that run hold tokens of the last one.
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -27,6 +28,7 @@ from kythera.node.status import MachineFacts
 from kythera.run.egress import COUNTERS, DOOR, EgressSettings, egress_config
 from kythera.run.egress_counts import Counts, added
 from kythera.run.outbound import EgressDoor
+from kythera.run.tls_reasons import TlsReasons
 from kythera.run.workerd import ca_available, workerd_argv
 
 NAME = "egress"
@@ -36,7 +38,8 @@ STOP_ORDER = 2
 ADDRESSES_S = 10.0
 """Between two looks at this machine's own addresses."""
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
-ASK = b"GET / HTTP/1.1\r\nHost: egress\r\nConnection: close\r\n\r\n"
+REASONS_WAITING_MAX = 64
+"""More failures of TLS than that at a time are told without their reason."""
 
 
 def egress_door(layout: Layout, platform: Platform, held: Iterable[str]) -> EgressDoor:
@@ -47,6 +50,12 @@ def egress_door(layout: Layout, platform: Platform, held: Iterable[str]) -> Egre
         path.unlink(missing_ok=True)
         write_private(path, SystemChance().token().encode())
     return EgressDoor(layout.egress_socket, path.read_text(encoding="ascii"), platform.limits)
+
+
+def _request(told: bytes) -> bytes:
+    method = "POST" if told else "GET"
+    head = f"{method} / HTTP/1.1\r\nHost: egress\r\nContent-Length: {len(told)}\r\n"
+    return head.encode() + b"Connection: close\r\n\r\n" + told
 
 
 class EgressCell:
@@ -76,6 +85,10 @@ class EgressCell:
         self._pid = 0
         self._restarts = 0
         self._heard_at = 0.0
+        self._reasons = TlsReasons()
+        self._to_tell, self._told = anyio.create_memory_object_stream[tuple[str, str]](
+            REASONS_WAITING_MAX
+        )
         self._journal = structlog.get_logger("egress")
 
     def _tell(self, name: str) -> None:
@@ -84,6 +97,13 @@ class EgressCell:
     def note(self, event: Exited) -> None:
         """Take the keeper's word that a process has ended."""
         self._engine.note(event)
+
+    def hear(self, name: str, line: str) -> None:
+        """Take what an engine printed: why TLS failed, the egress cell cannot read of itself."""
+        found = self._reasons.take(line) if name == NAME else None
+        if found is not None:
+            with suppress(anyio.WouldBlock):
+                self._to_tell.send_nowait(found)
 
     async def open(self) -> None:
         """Have its sockets; before a cell starts, which is shown the one it may use."""
@@ -97,6 +117,7 @@ class EgressCell:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._engine.run)
             tasks.start_soon(self._watch)
+            tasks.start_soon(self._tell_reasons)
             tasks.start_soon(self._watch_addresses)
 
     async def _prepare(self) -> EngineOrder:
@@ -159,13 +180,18 @@ class EgressCell:
         shown.state, shown.restarts = state, self._restarts
         self._facts.egress = shown
 
-    async def _ask(self) -> Counts | None:
-        """Return what it has counted; None when it does not answer."""
+    async def _tell_reasons(self) -> None:
+        """Tell it what it printed, for ever."""
+        async for reference, why in self._told:
+            await self._ask(msgspec.json.encode({"reference": reference, "why": why}))
+
+    async def _ask(self, told: bytes = b"") -> Counts | None:
+        """Return what it has counted, having told it something; None when it does not answer."""
         received = bytearray()
         try:
             with anyio.fail_after(self._platform.limits.egress_silent_ms_max / 2000):
                 async with await anyio.connect_unix(self._layout.egress_counters) as stream:
-                    await stream.send(ASK)
+                    await stream.send(_request(told))
                     async for chunk in stream:
                         received += chunk
                         if len(received) > ANSWER_BYTES_MAX:
