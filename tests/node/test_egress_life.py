@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.node.tls_servers import serve_self_signed
+from tests.node.tls_servers import self_signed
 from tests.platforms import RunningPlatform, running
 from tests.processes import children, wait_until
 
@@ -136,15 +136,17 @@ export default { async fetch(request) {
 def test_a_worker_is_told_why_tls_failed(tmp_path: Path) -> None:
     """Goal: what the egress cell prints comes back to it through the agent, and to the worker as its
     socket's error."""
-    port = serve_self_signed(tmp_path)
-    with running(tmp_path / "state", "--egress-allow", "127.0.0.0/8") as platform:
+    options = ("--egress-allow", "127.0.0.0/8")
+    with (
+        self_signed(tmp_path) as port,
+        running(tmp_path / "state", *options) as platform,
+    ):
         platform.upload("secure", TLS_CODE)
         said = (
             f"Outbound connect failed: TLS with 127.0.0.1:{port} failed: "
             "its certificate is self-signed or of an authority that is not trusted."
         )
-        wait_until(lambda: platform.get("secure", f"/?port={port}").status_code == 200, "up")
-        assert platform.get("secure", f"/?port={port}").text == said
+        platform.wait_for("secure", said, f"/?port={port}")
 
         def has_counted() -> bool:
             return any("tls" in one["failed"] for one in egress_of(platform)["workers"])

@@ -8,6 +8,8 @@ import datetime
 import socket
 import ssl
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,27 +110,32 @@ def serve_tls(folder: Path, address: str = "0.0.0.0") -> Path:  # noqa: S104
     return bundle
 
 
-def serve_self_signed(folder: Path) -> int:
-    """Serve one port of loopback with TLS that nobody trusts; return the port."""
+@contextmanager
+def self_signed(folder: Path) -> Iterator[int]:
+    """Serve one port of loopback with TLS that nobody trusts; yields the port."""
     issuer, _ = authority("nobody")
-    return _listen("127.0.0.1", 0, _context(folder, "self", issuer), opening=b"")
+    with _listen("127.0.0.1", 0, _context(folder, "self", issuer), opening=b"") as sock:
+        yield sock.getsockname()[1]
+        sock.shutdown(socket.SHUT_RDWR)
 
 
-def _listen(address: str, port: int, context: ssl.SSLContext, opening: bytes) -> int:
+def _listen(address: str, port: int, context: ssl.SSLContext, opening: bytes) -> socket.socket:
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind((address, port))
     sock.listen(100)
-    port = sock.getsockname()[1]
 
     def accept() -> None:
         while True:
-            peer, _ = sock.accept()
+            try:
+                peer, _ = sock.accept()
+            except OSError:
+                return
             words = (peer, context, opening)
             threading.Thread(target=_answer, args=words, daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
-    return port
+    return sock
 
 
 def _answer(peer: socket.socket, context: ssl.SSLContext, opening: bytes) -> None:

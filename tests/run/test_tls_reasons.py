@@ -14,13 +14,17 @@ STACK = "stack: /bin/workerd@4 /bin/workerd@6; sentryErrorContext = jsgInternalE
     ("said", "why"),
     [
         (
-            'invalid peer certificate: certificate not valid for name "a.test"; certificate is '
-            'only valid for DnsName("b.test")',
+            (
+                'invalid peer certificate: certificate not valid for name "a.test"; certificate is '
+                'only valid for DnsName("b.test")'
+            ),
             "its certificate is for another name than a.test",
         ),
         (
-            "invalid peer certificate: certificate expired: verification time 2 (UNIX), but "
-            "certificate is not valid after 1 (1 seconds ago)",
+            (
+                "invalid peer certificate: certificate expired: verification time 2 (UNIX), but "
+                "certificate is not valid after 1 (1 seconds ago)"
+            ),
             "its certificate has expired",
         ),
         (
