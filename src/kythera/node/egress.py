@@ -28,10 +28,12 @@ from kythera.node.status import MachineFacts
 from kythera.run.egress import COUNTERS, DOOR, EgressSettings, egress_config
 from kythera.run.egress_counts import Counts, added
 from kythera.run.outbound import EgressDoor
+from kythera.run.sandbox import NAMES_AND_AUTHORITIES, Confined, ShutIn, confine
 from kythera.run.tls_reasons import TlsReasons
 from kythera.run.workerd import ca_available, workerd_argv
 
 NAME = "egress"
+AUTHORITIES = "SSL_CERT_FILE"
 SIGTERM, SIGKILL = 15, 9
 STOP_ORDER = 2
 """After the cells, which may still have something to send."""
@@ -50,6 +52,22 @@ def egress_door(layout: Layout, platform: Platform, held: Iterable[str]) -> Egre
         path.unlink(missing_ok=True)
         write_private(path, SystemChance().token().encode())
     return EgressDoor(layout.egress_socket, path.read_text(encoding="ascii"), platform.limits)
+
+
+def files_read() -> list[str]:
+    """Return what an egress cell reads of this host, where it is there."""
+    own = os.environ.get(AUTHORITIES)
+    return [*NAMES_AND_AUTHORITIES, *([own] if own else [])]
+
+
+def _marks() -> list[tuple[int, int]]:
+    """Return what changes when one of these files is written or another is put in its place."""
+    found = []
+    for name in files_read():
+        with suppress(OSError):
+            about = Path(name).stat()
+            found.append((about.st_ino, about.st_mtime_ns))
+    return found
 
 
 def _request(told: bytes) -> bytes:
@@ -80,6 +98,7 @@ class EgressCell:
         self._workerd = workerd
         self._engine = Engine(NAME, keeper, self._prepare, self._tell)
         self._own = own_addresses()
+        self._files = _marks()
         self._past = Counts()
         self._last = Counts()
         self._pid = 0
@@ -134,13 +153,35 @@ class EgressCell:
             )
         )
         sockets = {name: f"{{socket:{NAME}/{name}}}" for name in (DOOR, COUNTERS)}
-        argv = [str(self._workerd), *workerd_argv(sockets, "{control}")]
+        shut_in = self._shut_in(workerd_argv(sockets, "{control}"))
         environment = {"TZ": "UTC", "LANG": "C.UTF-8"}
-        if "SSL_CERT_FILE" in os.environ:
-            environment["SSL_CERT_FILE"] = os.environ["SSL_CERT_FILE"]
+        if AUTHORITIES in os.environ:
+            environment[AUTHORITIES] = os.environ[AUTHORITIES]
         return EngineOrder(
-            argv, environment, SIGTERM, STOP_ORDER, batch=True, stdin=config, control=True
+            shut_in.argv,
+            environment,
+            SIGTERM,
+            STOP_ORDER,
+            batch=True,
+            stdin=config,
+            control=True,
+            uid=shut_in.uid,
+            stage=shut_in.stage,
+            rlimits=shut_in.rlimits,
         )
+
+    def _shut_in(self, arguments: list[str]) -> Confined:
+        """Return what to spawn: in a sandbox that has the host's network and hardly a file."""
+        seen = [Path(name) for name in files_read() if Path(name).is_file()]
+        cell = ShutIn(
+            program=self._workerd,
+            arguments=arguments,
+            account=NAME,
+            memory_mib=0,
+            folders={file: file.resolve() for file in seen},
+            outward=True,
+        )
+        return confine(cell, self._platform.isolation, self._platform.limits)
 
     async def _watch(self) -> None:
         """Ask what it has counted, for ever; replace one that does not answer."""
@@ -202,13 +243,14 @@ class EgressCell:
             return None
 
     async def _watch_addresses(self) -> None:
-        """Start it anew when this machine's own addresses have changed; for ever."""
+        """Start it anew when this machine's own addresses have changed, or the files that it reads
+        (its sandbox shows it those of its start); for ever."""
         while True:
             await anyio.sleep(ADDRESSES_S)
-            own = own_addresses()
-            if own != self._own:
-                self._journal.info("addresses_changed", count=len(own))
-                self._own = own
+            own, files = own_addresses(), _marks()
+            if (own, files) != (self._own, self._files):
+                self._journal.info("surroundings_changed", addresses=len(own))
+                self._own, self._files = own, files
                 try:
                     await self._replace()
                 except KytheraError as error:

@@ -4,7 +4,7 @@ An engine that the keeper still holds is adopted; one that ends is started again
 Neither's end stops the other, nor any cell: each keeps the last good state.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import anyio
@@ -29,6 +29,9 @@ class EngineOrder:
     batch: bool = False
     stdin: bytes | None = None
     control: bool = False
+    uid: int | None = None
+    stage: Mapping[str, str] = field(default_factory=dict)
+    rlimits: Mapping[str, int] = field(default_factory=dict)
 
 
 class Engine:
@@ -83,6 +86,9 @@ class Engine:
                     batch=order.batch,
                     stdin=order.stdin,
                     control=order.control,
+                    uid=order.uid,
+                    stage=order.stage,
+                    rlimits=order.rlimits,
                 )
             except (KytheraError, OSError) as error:
                 self._journal.error("engine_not_started", engine=self.name, error=str(error))
