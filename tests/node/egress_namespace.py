@@ -22,14 +22,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kythera.model.limits import Limits
 from kythera.model.records import Confinement, Module, Version
 from kythera.run.config import CellSettings, cell_config
 from kythera.run.egress import COUNTERS, EgressSettings, egress_config
 from kythera.run.outbound import EgressDoor
+from kythera.run.sandbox import NAMES_AND_AUTHORITIES, ShutIn, confine
 from kythera.run.tls_reasons import TlsReasons
 from kythera.run.workerd import find_workerd, workerd_argv
 from tests.node.tls_servers import PUSHY, STARTTLS, TLS, serve_tls
+from tests.run.starting import host_isolation
 
 INSIDE = "KYTHERA_TEST_INSIDE"
 NAME_SERVER = "127.0.0.153"
@@ -242,30 +246,51 @@ def unix_socket(path: Path) -> Iterator[socket.socket]:
 def running(
     config: bytes, sockets: dict[str, socket.socket], log: Path, authorities: Path | None = None
 ) -> Iterator[int]:
-    """Run a workerd until the block ends; yields its pid once it listens."""
+    """Run a workerd until the block ends; yields its pid once it listens. With authorities it is
+    the egress cell, in its sandbox."""
     control, child_end = os.pipe()
     numbers = {name: str(sock.fileno()) for name, sock in sockets.items()}
+    argv, opened = [str(find_workerd()), *workerd_argv(numbers, str(child_end))], list[int]()
+    if authorities is not None:
+        argv, opened = _shut_in(workerd_argv(numbers, str(child_end)), authorities, child_end)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [str(find_workerd()), *workerd_argv(numbers, str(child_end))],
+            argv,
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
-            pass_fds=[child_end, *(sock.fileno() for sock in sockets.values())],
+            pass_fds=[child_end, *opened, *(sock.fileno() for sock in sockets.values())],
             env={**os.environ, **({"SSL_CERT_FILE": str(authorities)} if authorities else {})},
         )
-    os.close(child_end)
+    for descriptor in (child_end, *opened):
+        os.close(descriptor)
     try:
         assert process.stdin is not None
         process.stdin.write(config)
         process.stdin.close()
-        said = os.read(control, 4096)
+        said = b""
+        while b"listen" not in said and (more := os.read(control, 4096)):
+            said += more
         assert b"listen" in said, log.read_text(encoding="utf-8", errors="replace")
         yield process.pid
     finally:
         os.close(control)
         process.kill()
         process.wait()
+
+
+def _shut_in(arguments: list[str], authorities: Path, control: int) -> tuple[list[str], list[int]]:
+    """Return the egress cell's command and the descriptors that it needs beside its sockets."""
+    # Nobody else is to be told from it here: the uid stays the test's own.
+    isolation = msgspec.structs.replace(host_isolation(), uids=False)
+    seen = [Path(name) for name in NAMES_AND_AUTHORITIES if Path(name).is_file()]
+    files = {file: file.resolve() for file in (*seen, authorities)}
+    cell = ShutIn(find_workerd(), arguments, "egress", 0, files, outward=True)
+    opened = [os.dup(control)]  # bubblewrap closes what it has told its process on
+    if isolation.seccomp_outward:
+        opened.append(os.open(isolation.seccomp_outward, os.O_RDONLY))
+    words = {"info": str(opened[0]), "seccomp": str(opened[-1])}
+    return confine(cell, isolation, Limits(), **words).argv, opened
 
 
 def ask(path: Path, target: str = "/", body: str = "") -> tuple[int, str]:

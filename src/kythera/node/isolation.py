@@ -21,7 +21,7 @@ from kythera.model.platform import Isolation
 from kythera.run.workerd import find_workerd
 
 PROGRAM_S_MAX = 30.0
-NO_SANDBOX = "cells run without a sandbox"
+NO_SANDBOX = "cells, the egress cell too, run without a sandbox"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 

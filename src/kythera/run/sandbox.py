@@ -109,10 +109,10 @@ def confine(
         argv += ["--seccomp", seccomp.replace("%s", calls)]
     for library in isolation.libraries:
         argv += ["--ro-bind", library, library]
+    argv += ["--size", str(limits.temporary_bytes_max), "--tmpfs", "/tmp"]  # noqa: S108 (inside)
     for inside, place in places.items():
         argv += ["--ro-bind", place, inside]
     argv += ["--ro-bind-try", CORES, CORES]
-    argv += ["--size", str(limits.temporary_bytes_max), "--tmpfs", "/tmp"]  # noqa: S108 (inside)
     argv += ["--remount-ro", "/", "--chdir", "/", "--", PROGRAM, *cell.arguments]
     return Confined(argv, uid_of(cell.account) if isolation.uids else None, stage, rlimits)
 
