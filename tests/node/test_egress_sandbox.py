@@ -21,6 +21,11 @@ def status_of(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
+def namespace(pid: int, name: str) -> Path:
+    """Return the kernel's own name of a process's namespace."""
+    return Path(f"/proc/{pid}/ns/{name}").readlink()
+
+
 def files_of(pid: int) -> set[str]:
     """Return all files that a process sees, the kernel's own aside."""
     root = Path(f"/proc/{pid}/root")
@@ -45,7 +50,7 @@ def test_it_reaches_out_and_has_hardly_a_file(tmp_path: Path) -> None:
         shared = {
             name
             for name in ("user", "pid", "ipc", "uts", "mnt", "net")
-            if os.readlink(f"/proc/{pid}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}")
+            if namespace(pid, name) == namespace(os.getpid(), name)
         }
         assert shared == {"net"}
         beyond = {
