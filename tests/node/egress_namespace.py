@@ -15,18 +15,25 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kythera.model.limits import Limits
 from kythera.model.records import Confinement, Module, Version
 from kythera.run.config import CellSettings, cell_config
 from kythera.run.egress import COUNTERS, EgressSettings, egress_config
 from kythera.run.outbound import EgressDoor
+from kythera.run.sandbox import NAMES_AND_AUTHORITIES, ShutIn, confine
+from kythera.run.tls_reasons import TlsReasons
 from kythera.run.workerd import find_workerd, workerd_argv
+from tests.node.tls_servers import PUSHY, STARTTLS, TLS, serve_tls
+from tests.run.starting import host_isolation
 
 INSIDE = "KYTHERA_TEST_INSIDE"
 NAME_SERVER = "127.0.0.153"
@@ -236,24 +243,34 @@ def unix_socket(path: Path) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def running(config: bytes, sockets: dict[str, socket.socket], log: Path) -> Iterator[int]:
-    """Run a workerd until the block ends; yields its pid once it listens."""
+def running(
+    config: bytes, sockets: dict[str, socket.socket], log: Path, authorities: Path | None = None
+) -> Iterator[int]:
+    """Run a workerd until the block ends; yields its pid once it listens. With authorities it is
+    the egress cell, in its sandbox."""
     control, child_end = os.pipe()
     numbers = {name: str(sock.fileno()) for name, sock in sockets.items()}
+    argv, opened = [str(find_workerd()), *workerd_argv(numbers, str(child_end))], list[int]()
+    if authorities is not None:
+        argv, opened = _shut_in(workerd_argv(numbers, str(child_end)), authorities, child_end)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [str(find_workerd()), *workerd_argv(numbers, str(child_end))],
+            argv,
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
-            pass_fds=[child_end, *(sock.fileno() for sock in sockets.values())],
+            pass_fds=[child_end, *opened, *(sock.fileno() for sock in sockets.values())],
+            env={**os.environ, **({"SSL_CERT_FILE": str(authorities)} if authorities else {})},
         )
-    os.close(child_end)
+    for descriptor in (child_end, *opened):
+        os.close(descriptor)
     try:
         assert process.stdin is not None
         process.stdin.write(config)
         process.stdin.close()
-        said = os.read(control, 4096)
+        said = b""
+        while b"listen" not in said and (more := os.read(control, 4096)):
+            said += more
         assert b"listen" in said, log.read_text(encoding="utf-8", errors="replace")
         yield process.pid
     finally:
@@ -262,19 +279,35 @@ def running(config: bytes, sockets: dict[str, socket.socket], log: Path) -> Iter
         process.wait()
 
 
-def ask(path: Path, target: str = "/") -> tuple[int, str]:
-    """Send one GET to a unix socket; return status and body."""
+def _shut_in(arguments: list[str], authorities: Path, control: int) -> tuple[list[str], list[int]]:
+    """Return the egress cell's command and the descriptors that it needs beside its sockets."""
+    # Nobody else is to be told from it here: the uid stays the test's own.
+    isolation = msgspec.structs.replace(host_isolation(), uids=False)
+    seen = [Path(name) for name in NAMES_AND_AUTHORITIES if Path(name).is_file()]
+    files = {file: file.resolve() for file in (*seen, authorities)}
+    cell = ShutIn(find_workerd(), arguments, "egress", 0, files, outward=True)
+    opened = [os.dup(control)]  # bubblewrap closes what it has told its process on
+    if isolation.seccomp_outward:
+        opened.append(os.open(isolation.seccomp_outward, os.O_RDONLY))
+    words = {"info": str(opened[0]), "seccomp": str(opened[-1])}
+    return confine(cell, isolation, Limits(), **words).argv, opened
+
+
+def ask(path: Path, target: str = "/", body: str = "") -> tuple[int, str]:
+    """Send one GET, or POST, to a unix socket; return status and body."""
+    method = "POST" if body else "GET"
+    head = f"{method} {target} HTTP/1.1\r\nHost: cell\r\nContent-Length: {len(body)}\r\n"
     with socket.socket(socket.AF_UNIX) as peer:
         peer.settimeout(ANSWER_S_MAX)
         peer.connect(str(path))
-        peer.sendall(f"GET {target} HTTP/1.1\r\nHost: cell\r\nConnection: close\r\n\r\n".encode())
+        peer.sendall(f"{head}Connection: close\r\n\r\n{body}".encode())
         received = b""
         while chunk := peer.recv(65536):
             received += chunk
-    head, _, body = received.partition(b"\r\n\r\n")
-    if b"chunked" in head.lower():
-        body = _unchunked(body)
-    return int(head.split(b" ")[1]), body.decode(errors="replace")
+    told, _, answer = received.partition(b"\r\n\r\n")
+    if b"chunked" in told.lower():
+        answer = _unchunked(answer)
+    return int(told.split(b" ")[1]), answer.decode(errors="replace")
 
 
 def _unchunked(body: bytes) -> bytes:
@@ -337,6 +370,20 @@ class World:
         return found
 
 
+def _tell_reasons(folder: Path) -> None:
+    """Tell the egress cell why TLS failed, as the agent does, for as long as it lives."""
+    reasons = TlsReasons()
+    with (folder / "egress.log").open(encoding="utf-8", errors="replace") as log:
+        while folder.exists():
+            line = log.readline()
+            found = reasons.take(line)
+            if found is not None:
+                told = json.dumps({"reference": found[0], "why": found[1]})
+                ask(folder / "counters.sock", body=told)
+            elif not line:
+                time.sleep(0.01)
+
+
 @contextmanager
 def world(limits: Limits | None = None, **settings: Any) -> Iterator[World]:
     """Make the namespace ready and run an egress cell in it."""
@@ -350,12 +397,12 @@ def world(limits: Limits | None = None, **settings: Any) -> Iterator[World]:
         folder = Path(name)
         door = EgressDoor(folder / "egress.sock", "0" * 64, limits)
         settings.setdefault("own", (OWN,))
-        made = EgressSettings(
-            key=door.key, limits=limits, door_ports=(8080,), ca_available=False, **settings
-        )
+        authorities = serve_tls(folder)
+        made = EgressSettings(key=door.key, limits=limits, door_ports=(8080,), **settings)
         with unix_socket(door.socket) as http, unix_socket(folder / "counters.sock") as counted:
             sockets = {"http": http, COUNTERS: counted}
-            with running(egress_config(made), sockets, folder / "egress.log"):
+            with running(egress_config(made), sockets, folder / "egress.log", authorities):
+                threading.Thread(target=_tell_reasons, args=(folder,), daemon=True).start()
                 yield World(folder, listeners, door)
 
 
@@ -369,7 +416,8 @@ def run_corpus(only: str = "", **settings: Any) -> dict[str, Any]:
     """Run each worker; return what each said, and what arrived meanwhile."""
     found: dict[str, Any] = {}
     shared = {p.name: p.read_text(encoding="utf-8") for p in CORPUS.glob("shared/*.js")}
-    facts = {"FORBIDDEN": FORBIDDEN, "MULTICAST": MULTICAST, "MAPPED": MAPPED, "OWN": OWN}
+    facts: dict[str, Any] = {"FORBIDDEN": FORBIDDEN, "MULTICAST": MULTICAST, "MAPPED": MAPPED}
+    facts |= {"OWN": OWN, "TLS": TLS, "STARTTLS": STARTTLS, "PUSHY": PUSHY}
     shared["world.js"] = f"export default {json.dumps(facts)};"
     with world(**settings) as here:
         for path in workers():

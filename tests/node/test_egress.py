@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.node.egress_namespace import faults, outside, workers
+from tests.node.tls_servers import STARTTLS, TLS
 from tests.platforms import ROOT
 
 pytestmark = pytest.mark.real
@@ -81,3 +82,51 @@ def test_the_worker_is_told_why(corpus: dict[str, Any]) -> None:
     assert "outbound fetch failed: 10.0.0.1 is a private address" in corpus["private"]["console"]
     none = json.loads(corpus["none-at-all"]["body"])[0][2]
     assert none == 'Outbound fetch failed: kythera.egress of this worker is "none".'
+
+
+NAMED, EXPIRED = "its certificate is for another name than", "its certificate has expired"
+UNTRUSTED = "its certificate is self-signed or of an authority that is not trusted"
+WHY = {
+    "wrong": f"{NAMED} public.test",
+    "expired": EXPIRED,
+    "self": UNTRUSTED,
+    "unknown": UNTRUSTED,
+}
+
+
+@pytest.mark.parametrize("kind", WHY)
+def test_a_certificate_that_is_not_good_is_refused_by_its_reason(
+    corpus: dict[str, Any], kind: str
+) -> None:
+    """Goal: `secureTransport`, `startTls` and `node:tls` check certificates, and the socket's own
+    error (`opened`, `closed`, what is read) says what was wrong."""
+    told = {what: said for what, _, said in json.loads(corpus["tls-certificates"]["body"])}
+    for way in ("on", "opened", "closed", "node"):
+        port = TLS[kind]
+        said = f"Outbound connect failed: TLS with public.test:{port} failed: {WHY[kind]}."
+        assert told[f"{way} {kind}"] == said
+    for way in ("starttls", "node starttls"):
+        port = STARTTLS[kind]
+        said = f"Outbound startTls failed: TLS with public.test:{port} failed: {WHY[kind]}."
+        assert told[f"{way} {kind}"] == said
+    assert f"TLS with public.test:{TLS[kind]} failed" in corpus["tls-certificates"]["console"]
+
+
+def test_tls_in_the_middle_is_what_was_said_after_it(corpus: dict[str, Any]) -> None:
+    """Goal: another name may be expected; what somebody puts into the clear beginning is not taken
+    for what is said under TLS."""
+    told = {what: said for what, _, said in json.loads(corpus["tls-certificates"]["body"])}
+    for what in ("starttls", "starttls of a name", "pushed in clear"):
+        assert told[f"must: {what}"] == "S echo hello true,starttls,false,on"
+    other = f"TLS with other.test:{STARTTLS['good']} failed: {NAMED} other.test."
+    assert told["starttls of another name"] == f"Outbound startTls failed: {other}"
+
+
+def test_tls_is_counted_as_all_else_is(corpus: dict[str, Any]) -> None:
+    """Goal: bytes, failures by reason, and no connection that stays."""
+    found = {one["worker"]: one for one in corpus["counters"]["workers"]}
+    counted = found["tls-certificates"]
+    assert counted["failed"] == {"tls": 26, "name_not_found": 1, "unreachable": 1}
+    assert counted["bytes_in"] > 9 * len("echo hello")
+    assert counted["bytes_out"] > 9 * len("hello")
+    assert {"loopback", "private", "metadata", "resolved_address"} < set(found["tls"]["refused"])

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.node.tls_servers import self_signed
 from tests.platforms import RunningPlatform, running
 from tests.processes import children, wait_until
 
@@ -63,6 +64,12 @@ def pid_of(platform: RunningPlatform, pattern: str) -> int:
 EGRESS, AGENT = "socket-fd counters=", r"kythera\.node\.agent"
 
 
+def egress_pid(platform: RunningPlatform) -> int:
+    """Return workerd's own process: in a sandbox it is below bubblewrap's."""
+    outer = pid_of(platform, EGRESS)
+    return next(iter(children(outer)), outer)
+
+
 def egress_of(platform: RunningPlatform) -> dict[str, Any]:
     """Return what status tells of the egress cell."""
     (machine,) = platform.status()["machines"]
@@ -94,11 +101,11 @@ def test_it_is_counted_and_outlives_agent_and_itself(tmp_path: Path) -> None:
         wait_until(lambda: refused(platform) == {"out": {"private": 1}}, "counted", deadline_s=20)
         assert bytes_in(platform) == 1000
 
-        first = pid_of(platform, EGRESS)
+        first = egress_pid(platform)
         os.kill(pid_of(platform, AGENT), signal.SIGKILL)
         assert platform.get("out", path).text == "got 1000"
         wait_until(lambda: bytes_in(platform) == 2000, "adopted", deadline_s=20)
-        assert pid_of(platform, EGRESS) == first
+        assert egress_pid(platform) == first
 
         os.kill(first, signal.SIGKILL)
         assert platform.get("out", path).text == "got 1000"
@@ -106,7 +113,7 @@ def test_it_is_counted_and_outlives_agent_and_itself(tmp_path: Path) -> None:
         assert egress_of(platform)["restarts"] == 1
         assert refused(platform) == {"out": {"private": 1}}
 
-        os.kill(pid_of(platform, EGRESS), signal.SIGSTOP)
+        os.kill(egress_pid(platform), signal.SIGSTOP)
         assert platform.get("out", path).text == "got 1000"
         wait_until(lambda: egress_of(platform)["restarts"] == 2, "replaced", deadline_s=20)
 
@@ -118,3 +125,36 @@ def test_a_cell_has_no_other_way_out(tmp_path: Path) -> None:
         platform.wait_for("shut", 'kythera.egress of this worker is "none"', f"/?to={url}")
         platform.upload("listed", CODE, kythera={"egress": ["api.example.org"]})
         platform.wait_for("listed", "not among the hosts of kythera.egress", f"/?to={url}")
+
+
+TLS_CODE = """
+import { connect } from 'cloudflare:sockets';
+export default { async fetch(request) {
+  const port = Number(new URL(request.url).searchParams.get('port'));
+  try {
+    await connect({ hostname: '127.0.0.1', port }, { secureTransport: 'on' }).opened;
+    return new Response('opened');
+  } catch (error) { return new Response(error.message); }
+} };
+"""
+
+
+def test_a_worker_is_told_why_tls_failed(tmp_path: Path) -> None:
+    """Goal: what the egress cell prints comes back to it through the agent, and to the worker as its
+    socket's error."""
+    options = ("--egress-allow", "127.0.0.0/8")
+    with (
+        self_signed(tmp_path) as port,
+        running(tmp_path / "state", *options) as platform,
+    ):
+        platform.upload("secure", TLS_CODE)
+        said = (
+            f"Outbound connect failed: TLS with 127.0.0.1:{port} failed: "
+            "its certificate is self-signed or of an authority that is not trusted."
+        )
+        platform.wait_for("secure", said, f"/?port={port}")
+
+        def has_counted() -> bool:
+            return any("tls" in one["failed"] for one in egress_of(platform)["workers"])
+
+        wait_until(has_counted, "counted", deadline_s=20)

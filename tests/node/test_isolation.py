@@ -23,7 +23,7 @@ from kythera.model.errors import SetupError
 from kythera.model.limits import Limits
 from kythera.node.isolation import asked, probed
 from kythera.node.isolation_probe import libraries
-from kythera.run.sandbox import ASSETS, UID_FIRST, ShutIn, confine, uid_of
+from kythera.run.sandbox import ASSETS, CORES, UID_FIRST, ShutIn, confine, uid_of
 from tests.run.starting import ACCOUNT, Workshop, host_isolation
 
 pytestmark = pytest.mark.real
@@ -154,6 +154,7 @@ async def test_a_native_program_in_a_cells_sandbox_reaches_nothing(tmp_path: Pat
     assert {Path(path).name for path in told["files"]} == {
         "workerd",
         *(Path(path).name for path in beside(Path(sys.executable).resolve())),
+        *([Path(CORES).name] if Path(CORES).exists() else []),
     }
     assert told["pid"] == 1, "a process namespace of its own"
     assert told["parent"] <= 0, "nobody it could name"

@@ -14,7 +14,7 @@ from kythera.model.records import Assets, Binding, Confinement, Module, Version
 from kythera.run.bindings import MAKERS
 from kythera.run.config import CellSettings, cell_config, schema
 from kythera.run.outbound import EgressDoor
-from kythera.run.prelude import CLOCKS_MODULE, PRELUDE_MODULE
+from kythera.run.prelude import CLOCKS_MODULE, PRELUDE_MODULE, SOCKETS_MODULE
 
 SECRET = "between us"
 RUNNING = Confinement(clocks="running")
@@ -144,6 +144,23 @@ def test_clocks_stand_still_unless_a_version_says_otherwise(
     running = configured(MAIN, settings, handlers=handlers, confinement=RUNNING)
     assert "kythera:" not in worker_of(running)["modules"][0]["esModule"].partition("function")[0]
     assert "extensions" not in running
+
+
+def test_sockets_with_tls_come_before_a_module_that_may_use_them(tmp_path: Path) -> None:
+    """Goal: a cell with a way out has them, whatever else stands before it; a script, which cannot
+    import sockets, and a cell without a way out have not."""
+    out = CellSettings(egress=EgressDoor(tmp_path / "egress.sock", "k", Limits()))
+    for confinement, handlers in ((Confinement(), ("fetch",)), (RUNNING, ("scheduled",))):
+        config = configured(MAIN, out, handlers=handlers, confinement=confinement)
+        names = [module["name"] for module in config["extensions"][0]["modules"]]
+        assert names[-1] == SOCKETS_MODULE
+        first = worker_of(config)["modules"][0]["esModule"]
+        assert f'import "{SOCKETS_MODULE}";\n' in first.partition("export")[0]
+    shut = configured(MAIN, handlers=("fetch",))
+    assert [module["name"] for module in shut["extensions"][0]["modules"]] == [CLOCKS_MODULE]
+    script = {"w.js": ("service_worker", b"addEventListener('fetch', f)")}
+    of_script = configured(script, out, body_part="w.js")
+    assert [module["name"] for module in of_script["extensions"][0]["modules"]] == [CLOCKS_MODULE]
 
 
 def test_a_scripts_clocks_come_before_all_else_of_it() -> None:

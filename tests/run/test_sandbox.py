@@ -1,7 +1,9 @@
 """What a cell is started with: the strongest way that the host has, and nothing beside it."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kythera.ground.forking import STAGE
@@ -18,7 +20,7 @@ from kythera.run.sandbox import (
     memory_mib,
     uid_of,
 )
-from kythera.run.seccomp import CALLS, FALLS_BACK, program
+from kythera.run.seccomp import CALLS, FALLS_BACK, OUTWARD_CALLS, program
 from tests.run.starting import Workshop
 
 WHOLE = Isolation(
@@ -68,6 +70,18 @@ def test_a_whole_sandbox_has_everything() -> None:
     assert shut.uid == uid_of(CELL.account)
 
 
+def test_the_egress_cell_has_the_network_and_its_own_list_of_calls() -> None:
+    """Goal: nothing is opened to a cell for its sake."""
+    outward = replace(CELL, outward=True)
+    isolation = msgspec.structs.replace(WHOLE, seccomp_outward="/state/outward.bpf")
+    shut = confine(outward, isolation, Limits())
+    assert shut.argv[1:].index("--share-net") > shut.argv[1:].index("--unshare-all")
+    assert "{file:/state/outward.bpf}" in shut.argv
+    assert "RLIMIT_NOFILE" not in shut.rlimits
+    assert "--share-net" not in confine(CELL, isolation, Limits()).argv
+    assert len(program(outward=True)) > len(program())
+
+
 def test_without_root_the_paths_are_its_own() -> None:
     """Goal: nothing is staged where nobody can stage it; and no uid is asked for."""
     shut = confine(CELL, Isolation(bubblewrap="/bwrap"), Limits())
@@ -103,8 +117,8 @@ def test_memory_is_what_was_asked_up_to_the_most(workshop: Workshop) -> None:
 
 def test_every_call_that_is_allowed_says_why() -> None:
     """Goal: the list is read by people. Method: a reason for each; none for what is dangerous."""
-    assert all(len(reason) > 5 for reason in CALLS.values())
-    assert not set(SENSITIVE) & (CALLS.keys() | FALLS_BACK.keys())
+    assert all(len(reason) > 5 for reason in (*CALLS.values(), *OUTWARD_CALLS.values()))
+    assert not set(SENSITIVE) & (CALLS.keys() | FALLS_BACK.keys() | OUTWARD_CALLS.keys())
 
 
 @pytest.mark.parametrize("run", range(2))

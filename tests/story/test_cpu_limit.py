@@ -99,6 +99,22 @@ def test_each_end_is_counted_and_logged_with_its_reason(platform: RunningPlatfor
     assert '"cell_exceeded", "what": "cpu"' in platform.log.read_text(errors="replace")
 
 
+def test_a_loop_asked_for_by_get_takes_two_processes_at_most(platform: RunningPlatform) -> None:
+    """What may be tried again is tried again once: the request may be what the cell died of."""
+
+    def ended() -> int:
+        return sum(cell["exceeded_cpu"] for cell in cells(platform, "hostile"))
+
+    assert platform.get("hostile").text == "alive"
+    before = ended()
+    answer = platform.fetch("http://hostile.localhost/loop", timeout=2 * ENDED_S_MAX)
+    assert answer.status_code == 503, answer.text
+    assert "1102" in answer.text
+    wait_until(lambda: ended() == before + 2, "both are counted")
+    assert platform.get("hostile").text == "alive"
+    assert ended() == before + 2
+
+
 def test_many_short_requests_are_not_mistaken_for_a_loop(platform: RunningPlatform) -> None:
     """Each burns a fraction of what it may, together they burn a core for seconds."""
     platform.upload("short", SHORT, limits={"cpu_ms": CPU_MS})

@@ -46,7 +46,9 @@ DISK_WANTED_BYTES = 2 * GIB
 DISK_MIN_BYTES = GIB // 4
 CLOCK_UNSYNCHRONISED = 0x0040
 """STA_UNSYNC of adjtimex(2)."""
-WHOLE_ISOLATION = "bubblewrap, system calls by a list, a uid for each account"
+WHOLE_ISOLATION = (
+    "bubblewrap, system calls by a list, a uid for each account; the egress cell likewise"
+)
 OUR_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 

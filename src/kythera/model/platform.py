@@ -13,6 +13,7 @@ class Isolation(Struct, frozen=True, kw_only=True):
     libraries: tuple[str, ...] = ()
     """Files that workerd is linked with."""
     seccomp: str = ""
+    seccomp_outward: str = ""
     """File with the filter of system calls; empty: all may be made."""
     uids: bool = False
     """Whether each account's cells have a uid of their own."""

@@ -99,6 +99,8 @@ class Consoles:
         self._readiness = Readiness()
         self.dropped: Callable[[CellName], None] = lambda _: None
         """Told of each line of a cell that is not logged because there were too many."""
+        self.engine_said: Callable[[str, str], None] = lambda _name, _line: None
+        """Told of each line of an engine, within the same limit, by the engine's name."""
         self._consoles: dict[str, Console] = {}
         self._out_of_memory: set[str] = set()
         self._journal = structlog.get_logger("console")
@@ -168,6 +170,7 @@ class Consoles:
         if cell is None:
             if self._tell_own(console.name, line):
                 return
+            self.engine_said(console.name, line)
             if not any(mark in line for mark in ENGINE_CHATTER):
                 self._journal.warning("engine", engine=console.name, line=line)
             return

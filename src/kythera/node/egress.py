@@ -8,6 +8,7 @@ for those that run hold tokens of the last one.
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -27,16 +28,20 @@ from kythera.node.status import MachineFacts
 from kythera.run.egress import COUNTERS, DOOR, EgressSettings, egress_config
 from kythera.run.egress_counts import Counts, added
 from kythera.run.outbound import EgressDoor
+from kythera.run.sandbox import NAMES_AND_AUTHORITIES, Confined, ShutIn, confine
+from kythera.run.tls_reasons import TlsReasons
 from kythera.run.workerd import ca_available, workerd_argv
 
 NAME = "egress"
+AUTHORITIES = "SSL_CERT_FILE"
 SIGTERM, SIGKILL = 15, 9
 STOP_ORDER = 2
 """After the cells, which may still have something to send."""
 ADDRESSES_S = 10.0
 """Between two looks at this machine's own addresses."""
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
-ASK = b"GET / HTTP/1.1\r\nHost: egress\r\nConnection: close\r\n\r\n"
+REASONS_WAITING_MAX = 64
+"""More failures of TLS than that at a time are told without their reason."""
 
 
 def egress_door(layout: Layout, platform: Platform, held: Iterable[str]) -> EgressDoor:
@@ -47,6 +52,28 @@ def egress_door(layout: Layout, platform: Platform, held: Iterable[str]) -> Egre
         path.unlink(missing_ok=True)
         write_private(path, SystemChance().token().encode())
     return EgressDoor(layout.egress_socket, path.read_text(encoding="ascii"), platform.limits)
+
+
+def files_read() -> list[str]:
+    """Return what an egress cell reads of this host, where it is there."""
+    own = os.environ.get(AUTHORITIES)
+    return [*NAMES_AND_AUTHORITIES, *([own] if own else [])]
+
+
+def _marks() -> list[tuple[int, int]]:
+    """Return what changes when one of these files is written or another is put in its place."""
+    found = []
+    for name in files_read():
+        with suppress(OSError):
+            about = Path(name).stat()
+            found.append((about.st_ino, about.st_mtime_ns))
+    return found
+
+
+def _request(told: bytes) -> bytes:
+    method = "POST" if told else "GET"
+    head = f"{method} / HTTP/1.1\r\nHost: egress\r\nContent-Length: {len(told)}\r\n"
+    return head.encode() + b"Connection: close\r\n\r\n" + told
 
 
 class EgressCell:
@@ -71,11 +98,16 @@ class EgressCell:
         self._workerd = workerd
         self._engine = Engine(NAME, keeper, self._prepare, self._tell)
         self._own = own_addresses()
+        self._files = _marks()
         self._past = Counts()
         self._last = Counts()
         self._pid = 0
         self._restarts = 0
         self._heard_at = 0.0
+        self._reasons = TlsReasons()
+        self._to_tell, self._told = anyio.create_memory_object_stream[tuple[str, str]](
+            REASONS_WAITING_MAX
+        )
         self._journal = structlog.get_logger("egress")
 
     def _tell(self, name: str) -> None:
@@ -84,6 +116,13 @@ class EgressCell:
     def note(self, event: Exited) -> None:
         """Take the keeper's word that a process has ended."""
         self._engine.note(event)
+
+    def hear(self, name: str, line: str) -> None:
+        """Take what an engine printed: why TLS failed, the egress cell cannot read of itself."""
+        found = self._reasons.take(line) if name == NAME else None
+        if found is not None:
+            with suppress(anyio.WouldBlock):
+                self._to_tell.send_nowait(found)
 
     async def open(self) -> None:
         """Have its sockets; before a cell starts, which is shown the one it may use."""
@@ -97,6 +136,7 @@ class EgressCell:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._engine.run)
             tasks.start_soon(self._watch)
+            tasks.start_soon(self._tell_reasons)
             tasks.start_soon(self._watch_addresses)
 
     async def _prepare(self) -> EngineOrder:
@@ -113,13 +153,35 @@ class EgressCell:
             )
         )
         sockets = {name: f"{{socket:{NAME}/{name}}}" for name in (DOOR, COUNTERS)}
-        argv = [str(self._workerd), *workerd_argv(sockets, "{control}")]
+        shut_in = self._shut_in(workerd_argv(sockets, "{control}"))
         environment = {"TZ": "UTC", "LANG": "C.UTF-8"}
-        if "SSL_CERT_FILE" in os.environ:
-            environment["SSL_CERT_FILE"] = os.environ["SSL_CERT_FILE"]
+        if AUTHORITIES in os.environ:
+            environment[AUTHORITIES] = os.environ[AUTHORITIES]
         return EngineOrder(
-            argv, environment, SIGTERM, STOP_ORDER, batch=True, stdin=config, control=True
+            shut_in.argv,
+            environment,
+            SIGTERM,
+            STOP_ORDER,
+            batch=True,
+            stdin=config,
+            control=True,
+            uid=shut_in.uid,
+            stage=shut_in.stage,
+            rlimits=shut_in.rlimits,
         )
+
+    def _shut_in(self, arguments: list[str]) -> Confined:
+        """Return what to spawn: in a sandbox that has the host's network and hardly a file."""
+        seen = [Path(name) for name in files_read() if Path(name).is_file()]
+        cell = ShutIn(
+            program=self._workerd,
+            arguments=arguments,
+            account=NAME,
+            memory_mib=0,
+            folders={file: file.resolve() for file in seen},
+            outward=True,
+        )
+        return confine(cell, self._platform.isolation, self._platform.limits)
 
     async def _watch(self) -> None:
         """Ask what it has counted, for ever; replace one that does not answer."""
@@ -159,13 +221,18 @@ class EgressCell:
         shown.state, shown.restarts = state, self._restarts
         self._facts.egress = shown
 
-    async def _ask(self) -> Counts | None:
-        """Return what it has counted; None when it does not answer."""
+    async def _tell_reasons(self) -> None:
+        """Tell it what it printed, for ever."""
+        async for reference, why in self._told:
+            await self._ask(msgspec.json.encode({"reference": reference, "why": why}))
+
+    async def _ask(self, told: bytes = b"") -> Counts | None:
+        """Return what it has counted, having told it something; None when it does not answer."""
         received = bytearray()
         try:
             with anyio.fail_after(self._platform.limits.egress_silent_ms_max / 2000):
                 async with await anyio.connect_unix(self._layout.egress_counters) as stream:
-                    await stream.send(ASK)
+                    await stream.send(_request(told))
                     async for chunk in stream:
                         received += chunk
                         if len(received) > ANSWER_BYTES_MAX:
@@ -176,13 +243,14 @@ class EgressCell:
             return None
 
     async def _watch_addresses(self) -> None:
-        """Start it anew when this machine's own addresses have changed; for ever."""
+        """Start it anew when this machine's own addresses have changed, or the files that it reads
+        (its sandbox shows it those of its start); for ever."""
         while True:
             await anyio.sleep(ADDRESSES_S)
-            own = own_addresses()
-            if own != self._own:
-                self._journal.info("addresses_changed", count=len(own))
-                self._own = own
+            own, files = own_addresses(), _marks()
+            if (own, files) != (self._own, self._files):
+                self._journal.info("surroundings_changed", addresses=len(own))
+                self._own, self._files = own, files
                 try:
                     await self._replace()
                 except KytheraError as error:

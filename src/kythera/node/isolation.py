@@ -21,7 +21,7 @@ from kythera.model.platform import Isolation
 from kythera.run.workerd import find_workerd
 
 PROGRAM_S_MAX = 30.0
-NO_SANDBOX = "cells run without a sandbox"
+NO_SANDBOX = "cells, the egress cell too, run without a sandbox"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -54,7 +54,8 @@ def _remembered(path: Path, mark: str) -> Isolation | None:
         said, isolation = msgspec.json.decode(path.read_bytes(), type=tuple[str, Isolation])
     except (OSError, msgspec.MsgspecError):
         return None
-    there = Path(isolation.seccomp).is_file()
+    filters = (isolation.seccomp, isolation.seccomp_outward)
+    there = all(Path(file).is_file() for file in filters)
     return isolation if said == mark and there else None
 
 

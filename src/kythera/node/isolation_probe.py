@@ -107,8 +107,11 @@ def _ways(workerd: Path, seccomp: Path) -> Iterator[tuple[Isolation, list[str]]]
     whole = Isolation(bubblewrap=bubblewrap, libraries=libraries(workerd))
     missing: list[str] = []
     try:
+        outward = seccomp.with_name(f"{seccomp.stem}-outward{seccomp.suffix}")
         write_atomically(seccomp, seccomp_program(), 0o444)
-        whole = msgspec.structs.replace(whole, seccomp=str(seccomp))
+        write_atomically(outward, seccomp_program(outward=True), 0o444)
+        files = {"seccomp": str(seccomp), "seccomp_outward": str(outward)}
+        whole = msgspec.structs.replace(whole, **files)
     except (KytheraError, OSError) as error:
         missing.append(f"cells may make any system call: {error}")
     if os.geteuid() == 0:
@@ -117,7 +120,8 @@ def _ways(workerd: Path, seccomp: Path) -> Iterator[tuple[Isolation, list[str]]]
     shared = "all cells run under one uid, this platform's own: start it as root."
     yield whole, [*missing, shared]
     if whole.seccomp:
-        yield msgspec.structs.replace(whole, seccomp=""), ["cells may make any system call."]
+        unfiltered = msgspec.structs.replace(whole, seccomp="", seccomp_outward="")
+        yield unfiltered, ["cells may make any system call."]
     yield bare
 
 

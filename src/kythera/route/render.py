@@ -79,6 +79,9 @@ the address, and each header costs a cell 3 % of a hello."""
 CF_PREFIX = "cf-"
 """Headers that workers believe to come from the platform: a client's are never passed on, also
 those that we do not set (such as CF-IPCountry)."""
+RETRIES = 1
+"""A loop asked for by GET burns its limit that many times more (`python -m bench loops`: whoever is
+inside a cell that dies is answered by the next one all the same)."""
 FAILED_FORMAT = "%ST %s %[var(txn.ray)]"
 """Status, server, ray id; read by `node/front_log.py`."""
 UNCAUGHT_BODY = "Internal Server Error"
@@ -191,7 +194,8 @@ def _defaults(limits: Limits) -> Iterator[str]:
         "  option dontlognull",
         # Else who asks and leaves keeps its place until the worker answers.
         "  option abortonclose",
-        "  retries 3",
+        # A cell that died may have died of this very request: it may take one more along, no more.
+        f"  retries {RETRIES}",
         "  retry-on conn-failure empty-response",
         # A request that is tried again gives its place back, and waits in the queue as others do.
         "  option redispatch 1",

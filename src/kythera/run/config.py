@@ -42,15 +42,17 @@ from kythera.run.outbound import (
     outbound_services,
 )
 from kythera.run.prelude import (
+    CLOCKS_MODULE,
     ENTRY_MODULE,
     NATIVES_MODULE,
     PRELUDE_MODULE,
+    SOCKETS_MODULE,
     TRIAL_ENTRYPOINT,
     clocks_binding,
-    clocks_extension,
     clocks_flags,
     is_our_name,
     module_prelude,
+    our_extension,
     plain_prelude,
     source,
     trial_prelude,
@@ -138,6 +140,11 @@ class _Builder:
     def clocks_stand(self) -> bool:
         return self.has_code and self.version.confinement.clocks == "frozen"
 
+    @property
+    def has_tls_sockets(self) -> bool:
+        """Tell whether its sockets' TLS is the egress cell's; a script can import no socket."""
+        return self.settings.egress is not None and self.version.main_module is not None
+
 
 def cell_config(
     version: Version,
@@ -218,8 +225,14 @@ def _config(builder: _Builder) -> Fields:
         sockets.append({"name": PULSE, "http": {}, "service": pulse})
     config = {"services": services, "sockets": sockets, "v8Flags": flags}
     extensions = extensions_of(builder.made) if builder.has_code else []
-    if builder.clocks_stand:
-        extensions.append(clocks_extension(of_script=builder.version.body_part is not None))
+    if builder.clocks_stand or builder.has_tls_sockets:
+        extensions.append(
+            our_extension(
+                clocks_stand=builder.clocks_stand,
+                tls_sockets=builder.has_tls_sockets,
+                of_script=builder.version.body_part is not None,
+            )
+        )
     if extensions:
         config["extensions"] = extensions
     return config
@@ -341,13 +354,14 @@ def _prelude(builder: _Builder, main: str) -> str:
     specifier = main
     if "new_module_registry" in builder.version.compatibility_flags and "://" not in main:
         specifier = "./" + main.removeprefix("./")
-    stand = builder.clocks_stand
+    wanted = {CLOCKS_MODULE: builder.clocks_stand, SOCKETS_MODULE: builder.has_tls_sockets}
+    first = [name for name, is_wanted in wanted.items() if is_wanted]
     if builder.trial:
-        return trial_prelude(specifier, clocks_stand=stand)
+        return trial_prelude(specifier, first)
     observed = builder.settings.tail_url_socket is not None
     if observed or "fetch" not in builder.version.handlers:
-        return plain_prelude(specifier, clocks_stand=stand)
-    return module_prelude(specifier, clocks_stand=stand)
+        return plain_prelude(specifier, first)
+    return module_prelude(specifier, first)
 
 
 _MODULE_FIELDS = {

@@ -47,7 +47,7 @@ def egress_config(settings: EgressSettings) -> bytes:
         {"name": "DOORS", "service": {"name": "doors"}},
     ]
     worker = {
-        "modules": [{"name": "egress.js", "esModule": source("egress.js")}],
+        "modules": [{"name": name, "esModule": source(name)} for name in ("egress.js", "ways.js")],
         "compatibilityDate": OWN_COMPATIBILITY_DATE,
         "compatibilityFlags": ["nodejs_compat", "enable_request_signal"],
         "bindings": bindings,

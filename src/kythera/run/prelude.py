@@ -8,11 +8,13 @@ and prints, for workerd would print nothing of such a script.
 
 Before all of it comes the module that makes clocks stand still (decisions/0010), unless a version
 has `clocks: running`. It is no module of the worker's bundle but an extension of workerd's: nothing
-that was uploaded has its place, and it needs none on a line of the worker's own.
+that was uploaded has its place, and it needs none on a line of the worker's own. Another extension
+carries TLS of a worker's sockets to the egress cell (decisions/0012); a script cannot import sockets.
 """
 
 import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,12 @@ NATIVES_MODULE = "kythera-natives.js"
 ENTRY_MODULE = "kythera-entry.js"
 """What lets other workers of the account call this one."""
 CLOCKS_MODULE = "kythera:clocks"
+SOCKETS_MODULE = "kythera:sockets"
 _MAKE_BINDINGS = ("kythera:ratelimit.js", "kythera:shared-secret.js")
-OUR_MODULES = (CLOCKS_MODULE, PRELUDE_MODULE, NATIVES_MODULE, ENTRY_MODULE, *_MAKE_BINDINGS)
+OUR_MODULES = (
+    *(CLOCKS_MODULE, SOCKETS_MODULE, PRELUDE_MODULE, NATIVES_MODULE, ENTRY_MODULE),
+    *_MAKE_BINDINGS,
+)
 GETTERS_ON_PROTOTYPE_SINCE = "2022-01-31"
 """Compatibility date of the flag workers_api_getters_setters_on_prototype."""
 TRIAL_ENTRYPOINT = "KytheraTrial"
@@ -43,19 +49,21 @@ def source(name: str) -> str:
     return text.replace("'%marker%'", json.dumps(EXCEPTION_MARKER))
 
 
-def module_prelude(main_module: str, *, clocks_stand: bool) -> str:
-    """Return the main module that stands before `main_module` and reports its exceptions."""
-    return _standing_before("prelude.js", main_module, clocks_stand)
+def module_prelude(main_module: str, first: Sequence[str]) -> str:
+    """Return the main module that stands before `main_module` and reports its exceptions.
+
+    `first` are modules of ours to evaluate before all else, by their names."""
+    return _standing_before("prelude.js", main_module, first)
 
 
-def plain_prelude(main_module: str, *, clocks_stand: bool) -> str:
-    """Return the main module that stands before `main_module` and reports nothing."""
-    return _standing_before("plain.js", main_module, clocks_stand)
+def plain_prelude(main_module: str, first: Sequence[str]) -> str:
+    """Return the main module that stands before `main_module`, evaluates `first`, and reports nothing."""
+    return _standing_before("plain.js", main_module, first)
 
 
-def trial_prelude(main_module: str, *, clocks_stand: bool) -> str:
+def trial_prelude(main_module: str, first: Sequence[str]) -> str:
     """Return the main module that tells, on TRIAL_ENTRYPOINT, what `main_module` exports."""
-    return _standing_before("trial.js", main_module, clocks_stand)
+    return _standing_before("trial.js", main_module, first)
 
 
 def is_our_name(name: str) -> bool:
@@ -65,13 +73,19 @@ def is_our_name(name: str) -> bool:
     return any(ours in plain for ours in OUR_MODULES)
 
 
-def clocks_extension(*, of_script: bool) -> dict[str, Any]:
-    """Return the extension of workerd that makes clocks stand still.
+def our_extension(*, clocks_stand: bool, tls_sockets: bool, of_script: bool) -> dict[str, Any]:
+    """Return the extension of workerd with what is evaluated before a worker's own code.
 
     A script in service-worker format imports nothing: a binding of workerd's (`clocks_binding`)
-    evaluates the module, which for that has to be an internal one."""
-    module = {"name": CLOCKS_MODULE, "esModule": source("clocks.js"), "internal": of_script}
-    return {"modules": [module]}
+    evaluates the clocks' module, which for that has to be an internal one."""
+    wanted = {CLOCKS_MODULE: clocks_stand, SOCKETS_MODULE: tls_sockets}
+    files = {CLOCKS_MODULE: "clocks.js", SOCKETS_MODULE: "sockets.js"}
+    modules = [
+        {"name": name, "esModule": source(files[name]), "internal": of_script}
+        for name, is_wanted in wanted.items()
+        if is_wanted
+    ]
+    return {"modules": modules}
 
 
 def clocks_binding() -> dict[str, Any]:
@@ -91,7 +105,7 @@ def clocks_flags(compatibility_date: str, *, of_script: bool) -> dict[str, str]:
     return flags
 
 
-def _standing_before(name: str, main_module: str, clocks_stand: bool) -> str:
+def _standing_before(name: str, main_module: str, first: Sequence[str]) -> str:
     # What is imported first is evaluated first, with all that it imports.
-    first = f"import {json.dumps(CLOCKS_MODULE)};\n" if clocks_stand else ""
-    return first + source(name).replace("'%main%'", json.dumps(main_module))
+    imports = "".join(f"import {json.dumps(module)};\n" for module in first)
+    return imports + source(name).replace("'%main%'", json.dumps(main_module))

@@ -16,6 +16,7 @@ from kythera.ground.forking import STAGE
 from kythera.model.limits import MIB, Limits
 from kythera.model.platform import Isolation
 from kythera.model.records import Version
+from kythera.run.workerd import CA_FILES
 
 PROGRAM = "/bin/workerd"
 ASSETS = Path("/assets")
@@ -24,6 +25,15 @@ EGRESS_SOCKET = Path("/run/egress.sock")
 """The one way out."""
 STORES_FOLDER = Path("/run/stores")
 """Of the machine's stores, a socket for each that the version has a binding to."""
+NAMES_AND_AUTHORITIES = (
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/host.conf",
+    "/etc/gai.conf",
+    *CA_FILES,
+)
+"""What the egress cell reads beside its libraries: how names are looked up, and whom TLS trusts."""
 UID_FIRST = 1_879_048_192
 """Above all that Debian and systemd give to people, services and containers
 (systemd's UIDS-GIDS document: unused up to 2147352575),"""
@@ -61,6 +71,8 @@ class ShutIn:
     """The same, of folders that it may change: a store's, never a cell's."""
     file_bytes_max: int = 0
     """0: as much as a cell's folder for temporary files holds."""
+    outward: bool = False
+    """Has the host's network, and the system calls for it: the egress cell alone."""
 
 
 def memory_mib(version: Version | None, limits: Limits) -> int:
@@ -103,15 +115,17 @@ def confine(
         places = dict(zip(sources, (f"{STAGE}/{name}" for name in stage), strict=True))
     else:
         places, stage = sources, {}
-    argv = [isolation.bubblewrap, *_NAMESPACES, "--info-fd", info]
-    if isolation.seccomp:
-        argv += ["--seccomp", seccomp.replace("%s", isolation.seccomp)]
+    network = ["--share-net"] if cell.outward else []
+    argv = [isolation.bubblewrap, *_NAMESPACES, *network, "--info-fd", info]
+    calls = isolation.seccomp_outward if cell.outward else isolation.seccomp
+    if calls:
+        argv += ["--seccomp", seccomp.replace("%s", calls)]
     for library in isolation.libraries:
         argv += ["--ro-bind", library, library]
+    argv += ["--size", str(limits.temporary_bytes_max), "--tmpfs", "/tmp"]  # noqa: S108 (inside)
     for inside, place in places.items():
         argv += ["--bind" if Path(inside) in cell.writable else "--ro-bind", place, inside]
     argv += ["--ro-bind-try", CORES, CORES]
-    argv += ["--size", str(limits.temporary_bytes_max), "--tmpfs", "/tmp"]  # noqa: S108 (inside)
     argv += ["--remount-ro", "/", "--chdir", "/", "--", PROGRAM, *cell.arguments]
     return Confined(argv, uid_of(cell.account) if isolation.uids else None, stage, rlimits)
 
@@ -136,9 +150,10 @@ def data_bytes_max(memory_mib: int, idle_bytes: int) -> int:
 def _rlimits(cell: ShutIn, isolation: Isolation, limits: Limits) -> dict[str, int]:
     found = {
         "RLIMIT_CORE": 0,  # a core file would hold its secrets
-        "RLIMIT_NOFILE": limits.open_files_max,
         "RLIMIT_FSIZE": cell.file_bytes_max or limits.temporary_bytes_max,
     }
+    if not cell.outward:  # which has its own bound: so many connections of all workers
+        found["RLIMIT_NOFILE"] = limits.open_files_max
     if isolation.data_bytes_idle and cell.memory_mib:
         found["RLIMIT_DATA"] = data_bytes_max(cell.memory_mib, isolation.data_bytes_idle)
     return found

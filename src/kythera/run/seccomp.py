@@ -132,6 +132,12 @@ STORING = {
     "utimensat": "when a file was changed",
 }
 """What a store may do beside that, in the one folder that it can write."""
+OUTWARD_CALLS = {
+    "sendmmsg": "asks a name server for both kinds of address at once",
+    "recvmmsg": "likewise, its answers",
+}
+"""What the egress cell may make beside all these."""
+OUTWARD_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 FALLS_BACK = {
     "clone3": "glibc then uses clone, whose flags a filter can read",
     "getcpu": "malloc then does without caches for each core",
@@ -143,15 +149,20 @@ _PRCTL = {15: "a thread's name", 16: "likewise", 0x53564D41: "names of memory ar
 _IOCTL = {0x5421: "FIONBIO", 0x5450: "FIONCLEX", 0x5451: "FIOCLEX", 0x541B: "FIONREAD"}
 
 
-def program(*, storing: bool = False) -> bytes:
+def program(*, storing: bool = False, outward: bool = False) -> bytes:
     """Return the filter as bubblewrap's `--seccomp` takes it (struct sock_filter, native order):
-    a cell's, or that of a store, which writes files. Raises SetupError when libseccomp is not there."""
+    a cell's; that of a store, which writes files; or the egress cell's, which speaks to the internet.
+
+    Raises SetupError when libseccomp is not there."""
     try:
         import pyseccomp as seccomp  # which looks for the library at once
 
         filter_ = _Filter(seccomp)
-        for call in (*CALLS, *(STORING if storing else ())):
+        more = (*(STORING if storing else ()), *(OUTWARD_CALLS if outward else ()))
+        for call in (*CALLS, *more):
             filter_.allow(call)
+        for family in OUTWARD_FAMILIES if outward else ():
+            filter_.allow("socket", 0, family)
         for call in FALLS_BACK:
             filter_.answer(call, errno.ENOSYS)
         _bound(filter_)

@@ -3,6 +3,9 @@
 // checked twice: those written as numbers here, so that the reason has a name; all of them, after
 // DNS, by workerd's own network service, which connects to the very address it has checked.
 import net from 'node:net';
+import {
+  CHUNK_BYTES, Refused, Way, note, noteReason, opened, pump, securedBy, upgradable, write,
+} from './ways.js';
 
 const TOKEN = 'x-kythera-egress';
 const CONNECT = 'x-kythera-connect';
@@ -11,10 +14,12 @@ const OURS = 'x-kythera-';
 const TOKENS_KEPT_MAX = 4096;
 const TICKETS_KEPT_MAX = 1024; // of one worker
 const TICKET_CHARACTERS_MAX = 4096;
-const CHUNK_BYTES = 32768;
 const POLL_MS = 10;
 const PROBE_MS_MAX = 5000;
 const FAILED_MS = 50;
+const TLS_NAME = /^(.*)\.(on|starttls)\.kythera-tls$/;
+// Any of them may be upgraded; `on` is an upgrade before the first byte, which fails by a name of its own.
+const CONNECTED_HOW = { allowHalfOpen: true, secureTransport: 'starttls' };
 const PORTS = { 'http:': 80, 'https:': 443 };
 const SENDABLE = (code) => code === 1000 || (code >= 3000 && code <= 4999);
 
@@ -24,14 +29,6 @@ const ticketsBy = new WeakMap();
 const workers = new Map();
 const machine = { open: 0, forged: 0 };
 let key;
-
-class Refused extends Error {
-  constructor(reason, sentence, status = 403) {
-    super(sentence);
-    this.reason = reason;
-    this.status = status;
-  }
-}
 
 // -- who asks ------------------------------------------------------------------------------------
 
@@ -81,10 +78,6 @@ function countersOf({ account, worker }) {
     workers.set(name, counters);
   }
   return counters;
-}
-
-function note(counts, reason) {
-  counts[reason] = (counts[reason] ?? 0) + 1;
 }
 
 // -- what may be reached -------------------------------------------------------------------------
@@ -203,43 +196,6 @@ async function enter(counters, policy, limits) {
       machine.open -= 1;
     }
   };
-}
-
-// Copies until the end, counting; gives up when nothing moves for `idle_ms`, in either direction of
-// those that share `active`. Never rejects: either
-// side has gone then, and the other is told by the end of its stream.
-async function pump(from, to, counters, counter, idle_ms, room, active = { moved: 0 }) {
-  const reader = from.getReader({ mode: 'byob' });
-  const writer = to.getWriter();
-  let buffer = new ArrayBuffer(room);
-  let seen = -1;
-  let isLate = false;
-  const end = (error) => Promise.allSettled([reader.cancel(error), writer.abort(error)]);
-  const watch = setInterval(() => {
-    if (active.moved === seen && !isLate) {
-      isLate = true;
-      note(counters.failed, 'idle');
-      end(new Error(`nothing moved for ${idle_ms} ms`));
-    }
-    seen = active.moved;
-  }, idle_ms);
-  try {
-    for (;;) {
-      const { value, done } = await reader.read(new Uint8Array(buffer));
-      if (done) {
-        break;
-      }
-      active.moved += value.byteLength;
-      counters[counter] += value.byteLength;
-      await writer.write(value);
-      buffer = value.buffer.byteLength > 0 ? value.buffer : new ArrayBuffer(room);
-    }
-    await writer.close();
-  } catch (error) {
-    await end(error);
-  } finally {
-    clearInterval(watch);
-  }
 }
 
 // Returns a pipe that keeps the length that was announced, and how many bytes to take at a time.
@@ -387,18 +343,24 @@ async function told(error, who, host, port, secure) {
 
 // -- TCP -----------------------------------------------------------------------------------------
 
+// Returns where a tunnel is to lead, and whether with TLS: `on`, `starttls`, or nothing of it.
+function asked(address) {
+  const at = address.lastIndexOf(':');
+  const [, plain, how] = TLS_NAME.exec(address.slice(0, at)) ?? [null, address.slice(0, at), ''];
+  const [, digits] = how ? /^([0-9a-f.-]+)\.literal$/i.exec(plain) ?? [] : [];
+  const name = digits === undefined ? plain : `[${digits.replaceAll('-', ':')}]`;
+  try {
+    return { host: new URL(`http://${name}/`).hostname, port: Number(address.slice(at + 1)), how };
+  } catch {
+    throw new Refused('address', `${name} is not an address`);
+  }
+}
+
 // A tunnel carries no headers, so a cell asks in a request, which says who it is, and gets a ticket:
 // the tunnel's name, for one use.
 async function ticketFor(request, who, env) {
   const { address } = JSON.parse((await request.text()).slice(0, TICKET_CHARACTERS_MAX));
-  let url;
-  try {
-    url = new URL(`http://${address.slice(0, address.lastIndexOf(':'))}/`);
-  } catch {
-    throw new Refused('address', `${address} is not an address`);
-  }
-  const { hostname: host } = url;
-  const port = Number(address.slice(address.lastIndexOf(':') + 1));
+  const { host, port, how } = asked(address);
   const network = admit(host, port, who.policy, env);
   const ticket = crypto.randomUUID();
   const waiting = ticketsOf(who.counters);
@@ -408,7 +370,7 @@ async function ticketFor(request, who, env) {
     tickets.delete(oldest);
   }
   waiting.add(ticket);
-  tickets.set(ticket, { host, port, network, who });
+  tickets.set(ticket, { host, port, how, network, who });
   return new Response(ticket);
 }
 
@@ -421,38 +383,38 @@ function ticketsOf(counters) {
   return found;
 }
 
-async function say(socket, text) {
-  const writer = socket.writable.getWriter();
-  await writer.write(new TextEncoder().encode(text));
-  writer.releaseLock();
+function say(socket, text) {
+  return write(socket, new TextEncoder().encode(text));
 }
 
 // The first byte says whether the tunnel is open («+») or why not («-» and a sentence).
 async function tunnelled(socket, env) {
   const { localAddress } = await socket.opened;
   const ticket = localAddress.slice(0, localAddress.lastIndexOf(':'));
-  const asked = tickets.get(ticket);
+  const found = tickets.get(ticket);
   tickets.delete(ticket);
-  if (asked === undefined) {
+  if (found === undefined) {
     machine.forged += 1;
     await socket.close();
     return;
   }
-  const { host, port, network, who } = asked;
+  const { host, port, how, network, who } = found;
   const { counters } = who;
   ticketsOf(counters).delete(ticket);
   let done = null;
   try {
     done = await enter(counters, who.policy, env.LIMITS);
-    const upstream = network.connect({ hostname: host, port }, { allowHalfOpen: true });
+    const upstream = network.connect({ hostname: host, port }, CONNECTED_HOW);
     await opened(upstream, env.LIMITS.head_ms);
-    await say(socket, '+');
-    const idle_ms = env.LIMITS.tunnel_idle_ms;
-    const active = { moved: 0 };
-    await Promise.all([
-      pump(socket.readable, upstream.writable, counters, 'bytes_out', idle_ms, CHUNK_BYTES, active),
-      pump(upstream.readable, socket.writable, counters, 'bytes_in', idle_ms, CHUNK_BYTES, active),
-    ]);
+    const way = new Way(socket, counters, env.LIMITS.tunnel_idle_ms);
+    if (how === 'on') {
+      const secured = await securedBy(upstream, `${host}:${port}`, '', env.LIMITS.head_ms);
+      await say(socket, '+');
+      await way.carry(secured);
+    } else {
+      await say(socket, '+');
+      await (how === 'starttls' ? upgradable(way, upstream, host, port, env.LIMITS.head_ms) : way.carry(upstream));
+    }
   } catch (error) {
     const refused = await told(error, who, host, port, false);
     await rest(done);
@@ -460,17 +422,6 @@ async function tunnelled(socket, env) {
     await socket.close().catch(() => {});
   } finally {
     done?.();
-  }
-}
-
-async function opened(socket, ms) {
-  const late = new Refused('head_timeout', `no connection within ${ms} ms`, 504);
-  let timer;
-  const waited = new Promise((_, reject) => { timer = setTimeout(() => reject(late), ms); });
-  try {
-    await Promise.race([socket.opened, waited]);
-  } finally {
-    clearTimeout(timer);
   }
 }
 
@@ -488,9 +439,12 @@ export default {
   },
 };
 
-// Asked by the agent alone, on a socket of its own.
+// For the agent alone, on a socket of its own; it also tells what workerd printed of failed TLS.
 export const counters = {
-  fetch() {
+  async fetch(request) {
+    if (request.method === 'POST') {
+      noteReason(await request.json());
+    }
     return Response.json({ open: machine.open, forged: machine.forged, workers: [...workers.values()] });
   },
 };

@@ -3,6 +3,7 @@
 // Who asks is added by workerd itself, to requests alone: for a TCP connection a ticket is asked first.
 const MARK = 'x-kythera-refused';
 const TICKETS = 'http://egress/';
+const MARKED = /\.kythera-tls:\d+$/;
 const OPEN = 43;
 const SENTENCE_BYTES_MAX = 1000;
 
@@ -29,6 +30,24 @@ async function wordFrom(readable) {
   return said || 'the egress cell closed the connection';
 }
 
+async function tunnelTo(address, env) {
+  if (env.EGRESS === undefined) {
+    throw new Error('kythera.egress of this worker is "none"');
+  }
+  const answer = await env.TUNNELS.fetch(TICKETS, { method: 'POST', body: JSON.stringify({ address }) });
+  const said = (await answer.text()).trimEnd();
+  if (answer.headers.has(MARK)) {
+    throw new Error(said);
+  }
+  return env.TUNNELS.connect(`${said}:1`, { allowHalfOpen: true });
+}
+
+async function say(socket, text) {
+  const writer = socket.writable.getWriter();
+  await writer.write(new TextEncoder().encode(text));
+  await writer.close();
+}
+
 export default {
   async fetch(request, env) {
     if (env.EGRESS === undefined) {
@@ -41,23 +60,24 @@ export default {
     return response;
   },
   async connect(socket, env) {
-    if (env.EGRESS === undefined) {
-      throw refuse('connect', 'kythera.egress of this worker is "none"');
-    }
     const { localAddress: address } = await socket.opened;
-    const answer = await env.TUNNELS.fetch(TICKETS, { method: 'POST', body: JSON.stringify({ address }) });
-    const said = (await answer.text()).trimEnd();
-    if (answer.headers.has(MARK)) {
-      throw refuse('connect', said);
+    // Sockets that want TLS (sockets.js) read the egress cell's word themselves.
+    const isMarked = MARKED.test(address);
+    try {
+      const through = await tunnelTo(address, env);
+      const why = isMarked ? null : await wordFrom(through.readable);
+      if (why !== null) {
+        throw new Error(why);
+      }
+      await Promise.allSettled([
+        socket.readable.pipeTo(through.writable),
+        through.readable.pipeTo(socket.writable),
+      ]);
+    } catch (error) {
+      if (!isMarked) {
+        throw refuse('connect', error.message);
+      }
+      await say(socket, `-${error.message}`);
     }
-    const through = env.TUNNELS.connect(`${said}:1`, { allowHalfOpen: true });
-    const why = await wordFrom(through.readable);
-    if (why !== null) {
-      throw refuse('connect', why);
-    }
-    await Promise.allSettled([
-      socket.readable.pipeTo(through.writable),
-      through.readable.pipeTo(socket.writable),
-    ]);
   },
 };

@@ -15,7 +15,7 @@ const HANDLERS = [
 const MESSAGE_CHARACTERS_MAX = 1000;
 const STACK_CHARACTERS_MAX = 4000;
 function ours(line) {
-  return line.includes('kythera-prelude.js:') || line.includes('(kythera:clocks:');
+  return line.includes('kythera-prelude.js:') || line.includes('(kythera:');
 }
 
 function report(error, request) {

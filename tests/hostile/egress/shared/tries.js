@@ -23,10 +23,17 @@ export async function tcp(address, options) {
   return text;
 }
 
+const LATE_MS = 20_000;
+async function late() {
+  await scheduler.wait(LATE_MS);
+  return [true];
+}
+
 export async function tries(attempts) {
   const told = await Promise.all(attempts.map(async ([what, attempt]) => {
     try {
-      return [what, 'reached', String(await attempt())];
+      const [isLate, said] = await Promise.race([attempt().then((text) => [false, text]), late()]);
+      return [what, isLate ? 'neither' : 'reached', String(said)];
     } catch (error) {
       return [what, 'refused', String(error?.message ?? error)];
     }
