@@ -183,6 +183,15 @@ class Layout:
         """Where cells reach one of this machine's stores (`kv`, `d1` …)."""
         return self.run / f"store-{store}.sock"
 
+    def store_pulse(self, store: str) -> Path:
+        """Where the agent asks whether a store's process answers."""
+        return self.run / f"store-{store}-pulse.sock"
+
+    @property
+    def stores_seccomp(self) -> Path:
+        """The filter of system calls of stores, which write files (what `seccomp` is to cells)."""
+        return self.seccomp.with_name("seccomp-stores.bpf")
+
     @property
     def store_key(self) -> Path:
         """What cells' passes to this machine's stores are signed with, 0600."""

@@ -9,9 +9,13 @@ import base64
 import binascii
 import hashlib
 import hmac
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+
+from kythera.ground.chance import SystemChance
+from kythera.ground.files import write_private
 
 PASS_HEADER = "X-Kythera-Pass"  # noqa: S105 (a name)
 PASS_BYTES_MAX = 4_096
@@ -32,6 +36,13 @@ class Pass(Struct, frozen=True, kw_only=True):
 
 class NotAPass(Exception):
     """It is none of this machine's, or not to this store."""
+
+
+def store_key(path: Path) -> str:
+    """Return what passes of this machine are signed with; made when it is not there yet."""
+    if not path.exists():
+        write_private(path, SystemChance().token().encode())
+    return path.read_text(encoding="ascii")
 
 
 def sign(granted: Pass, key: str) -> str:

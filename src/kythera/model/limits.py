@@ -72,6 +72,16 @@ class Limits(Struct, frozen=True, kw_only=True):
     egress_silent_ms_max: int = 10_000
     """An egress cell that does not answer for this long is killed and replaced."""
 
+    # Stores that are a workerd of their own
+    store_look_ms: int = 1_000
+    """Between two looks at whether a store answers."""
+    store_silent_ms_max: int = 30_000
+    """One that does not answer for this long is killed and replaced: longer than a statement may run."""
+    store_drain_ms: int = 10_000
+    """One told to stop, for its configuration has changed, is killed after this long."""
+    store_file_bytes_max: int = 10 * 1024 * MIB
+    """Of one file; Cloudflare's most for a database."""
+
     # Stop
     stop_ms: int = 10_000
     """Ctrl-C: everything has ended by then, drained if it could be, killed if not."""

@@ -55,6 +55,7 @@ from kythera.node.stores import Stores, parts_of, store_doors
 from kythera.node.traffic_loop import TrafficLoop
 from kythera.node.turn_watch import TurnWatch
 from kythera.node.workerd_loop import Workerds
+from kythera.node.workerd_store import StoreHost
 from kythera.run.decide import Cells
 
 API_PROBE_S = 0.02
@@ -166,11 +167,11 @@ async def run(layout: Layout) -> None:
         egress = EgressCell(layout, platform, keeper, facts, workerd)
         keyring = Keyring(key_files(layout, platform))
         programs = workerds.programs
-        stores = parts_of()
+        consoles = Consoles(keeper, clock)
+        stores = parts_of(StoreHost(layout, platform, keeper, workerd, consoles.listen_to))
         doors = store_doors(layout, [store.name for store in stores])
         maker = CellMaker(layout, platform, workerd, blobs, keyring, egress.door, programs, doors)
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
-        consoles = Consoles(keeper, clock)
         hear(mind, consoles)
         fleet = Fleet(layout, platform, catalog, clock)
         fetcher = await stack.enter_async_context(

@@ -4,7 +4,7 @@ An engine that the keeper still holds is adopted; one that ends is started again
 Neither's end stops the other, nor any cell: each keeps the last good state.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import anyio
@@ -29,6 +29,11 @@ class EngineOrder:
     batch: bool = False
     stdin: bytes | None = None
     control: bool = False
+    tags: dict[str, str] = field(default_factory=dict)
+    """What the next agent shall know of it."""
+    uid: int | None = None
+    stage: Mapping[str, str] = field(default_factory=dict)
+    rlimits: Mapping[str, int] = field(default_factory=dict)
 
 
 class Engine:
@@ -42,6 +47,8 @@ class Engine:
         started: Callable[[str], None],
     ) -> None:
         self.name = name
+        self.replacing = False
+        """Its end was ordered, to start another: no fault, and no reason to wait."""
         self._keeper = keeper
         self._prepare = prepare
         self._started = started
@@ -53,7 +60,8 @@ class Engine:
         if event.name == self.name:
             if self._keeper.stopping.is_set():
                 return  # As ordered; nothing is started any more.
-            self._journal.error("engine_exited", engine=self.name, status=event.status)
+            if not self.replacing:
+                self._journal.error("engine_exited", engine=self.name, status=event.status)
             self._ended.set()
 
     async def run(self) -> None:
@@ -63,8 +71,9 @@ class Engine:
             begun = anyio.current_time()
             if await self._ensure():
                 await self._ended.wait()
-            if anyio.current_time() - begun >= CALM_S:
+            if self.replacing or anyio.current_time() - begun >= CALM_S:
                 backoff_s = BACKOFF_S_MIN
+            self.replacing = False
             await anyio.sleep(backoff_s)
             backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
 
@@ -83,6 +92,10 @@ class Engine:
                     batch=order.batch,
                     stdin=order.stdin,
                     control=order.control,
+                    tags=order.tags,
+                    uid=order.uid,
+                    stage=order.stage,
+                    rlimits=order.rlimits,
                 )
             except (KytheraError, OSError) as error:
                 self._journal.error("engine_not_started", engine=self.name, error=str(error))

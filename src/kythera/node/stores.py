@@ -9,11 +9,11 @@ from typing import Protocol
 
 import anyio
 
-from kythera.ground.chance import SystemChance
-from kythera.ground.files import write_private
 from kythera.ground.layout import Layout
+from kythera.ground.passes import store_key
 from kythera.model.catalog import Catalog
 from kythera.node.keeper_client import Exited, KeeperClient
+from kythera.node.workerd_store import StoreHost
 from kythera.run.bindings import StoreDoors
 
 
@@ -36,17 +36,10 @@ class StorePart(Protocol):
         ...
 
 
-def store_key(layout: Layout) -> str:
-    """Return what passes are signed with; made at the first start."""
-    if not layout.store_key.exists():
-        write_private(layout.store_key, SystemChance().token().encode())
-    return layout.store_key.read_text(encoding="ascii")
-
-
 def store_doors(layout: Layout, stores: Iterable[str]) -> StoreDoors:
     """Return what cells are given."""
     sockets = {store: layout.store_socket(store) for store in stores}
-    return StoreDoors(sockets, store_key(layout))
+    return StoreDoors(sockets, store_key(layout.store_key))
 
 
 class Stores:
@@ -82,6 +75,6 @@ class Stores:
             part.records_changed(catalog)
 
 
-def parts_of() -> list[StorePart]:
+def parts_of(host: StoreHost) -> list[StorePart]:
     """Return this machine's stores."""
     return []

@@ -57,6 +57,10 @@ class ShutIn:
     memory_mib: int
     folders: Mapping[Path, Path] = field(default_factory=dict)
     """Where it sees them → where they are: files, folders and sockets."""
+    writable: Mapping[Path, Path] = field(default_factory=dict)
+    """The same, of folders that it may change: a store's, never a cell's."""
+    file_bytes_max: int = 0
+    """0: as much as a cell's folder for temporary files holds."""
 
 
 def memory_mib(version: Version | None, limits: Limits) -> int:
@@ -84,7 +88,8 @@ def confine(
     rlimits = _rlimits(cell, isolation, limits)
     if not isolation.bubblewrap:
         return Confined([str(cell.program), *cell.arguments], rlimits=rlimits)
-    sources = {PROGRAM: str(cell.program), **{str(k): str(v) for k, v in cell.folders.items()}}
+    seen = {**cell.folders, **cell.writable}
+    sources = {PROGRAM: str(cell.program), **{str(k): str(v) for k, v in seen.items()}}
     stage = {inside.strip("/").replace("/", "-"): path for inside, path in sources.items()}
     if isolation.uids:
         places = dict(zip(sources, (f"{STAGE}/{name}" for name in stage), strict=True))
@@ -96,7 +101,7 @@ def confine(
     for library in isolation.libraries:
         argv += ["--ro-bind", library, library]
     for inside, place in places.items():
-        argv += ["--ro-bind", place, inside]
+        argv += ["--bind" if Path(inside) in cell.writable else "--ro-bind", place, inside]
     argv += ["--ro-bind-try", CORES, CORES]
     argv += ["--size", str(limits.temporary_bytes_max), "--tmpfs", "/tmp"]  # noqa: S108 (inside)
     argv += ["--remount-ro", "/", "--chdir", "/", "--", PROGRAM, *cell.arguments]
@@ -124,7 +129,7 @@ def _rlimits(cell: ShutIn, isolation: Isolation, limits: Limits) -> dict[str, in
     found = {
         "RLIMIT_CORE": 0,  # a core file would hold its secrets
         "RLIMIT_NOFILE": limits.open_files_max,
-        "RLIMIT_FSIZE": limits.temporary_bytes_max,
+        "RLIMIT_FSIZE": cell.file_bytes_max or limits.temporary_bytes_max,
     }
     if isolation.data_bytes_idle and cell.memory_mib:
         found["RLIMIT_DATA"] = data_bytes_max(cell.memory_mib, isolation.data_bytes_idle)

@@ -111,6 +111,27 @@ CALLS = {
     "sysinfo": "how much memory there is",
     "uname": "which kernel",
 }
+STORING = {
+    "copy_file_range": "a part of a file to another place",
+    "fallocate": "room on the disk before it is written",
+    "fchmod": "a new file has its database's mode",
+    "fdatasync": "what is acknowledged is on the disk",
+    "fsync": "likewise, with its size and name",
+    "ftruncate": "the write-ahead log begins anew",
+    "linkat": "a whole new file gets its name",
+    "mkdir": "a folder for each class of objects",
+    "mkdirat": "likewise",
+    "pwrite64": "a page of a database",
+    "pwritev": "likewise",
+    "rename": "a new file takes the place of an old one",
+    "renameat": "likewise",
+    "renameat2": "likewise",
+    "rmdir": "an empty folder goes",
+    "unlink": "the end of a database's log, or of a database",
+    "unlinkat": "likewise",
+    "utimensat": "when a file was changed",
+}
+"""What a store may do beside that, in the one folder that it can write."""
 FALLS_BACK = {
     "clone3": "glibc then uses clone, whose flags a filter can read",
     "getcpu": "malloc then does without caches for each core",
@@ -122,15 +143,14 @@ _PRCTL = {15: "a thread's name", 16: "likewise", 0x53564D41: "names of memory ar
 _IOCTL = {0x5421: "FIONBIO", 0x5450: "FIONCLEX", 0x5451: "FIOCLEX", 0x541B: "FIONREAD"}
 
 
-def program() -> bytes:
-    """Return the filter as bubblewrap's `--seccomp` takes it (struct sock_filter, native order).
-
-    Raises SetupError when libseccomp is not there."""
+def program(*, storing: bool = False) -> bytes:
+    """Return the filter as bubblewrap's `--seccomp` takes it (struct sock_filter, native order):
+    a cell's, or that of a store, which writes files. Raises SetupError when libseccomp is not there."""
     try:
         import pyseccomp as seccomp  # which looks for the library at once
 
         filter_ = _Filter(seccomp)
-        for call in CALLS:
+        for call in (*CALLS, *(STORING if storing else ())):
             filter_.allow(call)
         for call in FALLS_BACK:
             filter_.answer(call, errno.ENOSYS)
