@@ -24,6 +24,7 @@ from bench import (
     front,
     loops,
     neighbour,
+    r2,
     records,
     sandbox,
     thousand,
@@ -42,6 +43,7 @@ BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "sandbox": sandbox.run,
     "neighbour": neighbour.run,
     "loops": loops.run,
+    "r2": r2.run,
 }
 FLEET_BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "spread": fleet.spread,

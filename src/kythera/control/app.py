@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from kythera.control import (
     api_tokens,
     audit_log,
+    buckets,
     fleet_status,
     identity,
     join_tokens,
@@ -58,6 +59,7 @@ def api_routes(services: Services) -> list[BaseRoute]:
         *keys.routes(ACCOUNT),
         *api_tokens.routes(ACCOUNT),
         *audit_log.routes(ACCOUNT),
+        *buckets.routes(ACCOUNT),
         *not_offered.routes(ACCOUNT),
     ]
 

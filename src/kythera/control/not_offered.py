@@ -14,7 +14,6 @@ from kythera.model.errors import Refusal
 
 ABSENT = {
     "storage/kv/namespaces": "KV namespaces",
-    "r2/buckets": "R2 buckets",
     "d1/database": "D1 databases",
     "queues": "queues",
     "workflows": "workflows",
@@ -28,7 +27,6 @@ ABSENT = {
     "workers/durable_objects/namespaces": "Durable Objects",
     "workers/tails/by-consumer/{name}": "tail workers",
 }
-WRAPPED = {"r2/buckets": "buckets"}
 METHODS = ["POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -36,7 +34,7 @@ def routes(prefix: str) -> list[Route]:
     """Return the routes of all that is not there."""
     found = []
     for path, called in ABSENT.items():
-        listing, refusing = _endpoints(called, WRAPPED.get(path, ""))
+        listing, refusing = _endpoints(called)
         found += [
             Route(f"{prefix}/{path}", listing, methods=["GET"]),
             Route(f"{prefix}/{path}", refusing, methods=METHODS),
@@ -48,9 +46,9 @@ def routes(prefix: str) -> list[Route]:
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def _endpoints(called: str, wrap: str) -> tuple[Endpoint, Endpoint]:
+def _endpoints(called: str) -> tuple[Endpoint, Endpoint]:
     async def listing(request: Request) -> Response:
-        return listed(request, [], wrap=wrap)
+        return listed(request, [])
 
     async def refusing(request: Request) -> Response:
         raise Refusal(

@@ -12,6 +12,7 @@ from functools import partial
 import anyio
 import msgspec
 
+from kythera.control.buckets import refuse_absent
 from kythera.control.caller import called_by, refuse_beyond
 from kythera.control.scopes import needed_for
 from kythera.control.services import Services, Tried
@@ -85,6 +86,7 @@ async def publish(
             current=catalog.deployed(account, name),
         )
         draft = await anyio.to_thread.run_sync(drafting, origin)
+        refuse_absent(catalog, draft.version)
         refuse_beyond(needed_for(origin.previous, draft.version, draft.settings), name)
         tried = await _tried(services, draft, proven)
         return await _store(services, tried, guard, deploy=deploy)

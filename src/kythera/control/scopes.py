@@ -20,6 +20,8 @@ ACCOUNT_PATH = f"{ROOT}/accounts/{{account}}"
 WORKERS = f"{ACCOUNT_PATH}/workers"
 SCRIPT = f"{WORKERS}/scripts/{{name}}"
 KYTHERA = f"{ACCOUNT_PATH}/kythera"
+BUCKETS = f"{ACCOUNT_PATH}/r2/buckets"
+BUCKET = f"{BUCKETS}/{{bucket}}"
 
 READ, DEPLOY, SECRETS, ADMIN = SCOPES = ("read", "deploy", "secrets", "admin")
 INCLUDES: Mapping[str, frozenset[str]] = {
@@ -71,6 +73,11 @@ def _secret(does: str) -> Need:
 
 def _rule(does: str) -> Need:
     return Need((ADMIN,), PLATFORM, does)
+
+
+def _keep(does: str) -> Need:
+    """What outlives workers: not for a token of some of them."""
+    return Need((DEPLOY,), PLATFORM, does)
 
 
 NEEDS: dict[str, dict[str, Need]] = {
@@ -133,6 +140,21 @@ NEEDS: dict[str, dict[str, Need]] = {
     f"{KYTHERA}/keys/rotate": {"POST": _rule("rotate secrets' key")},
     f"{KYTHERA}/tokens": {"GET": RULE, "POST": _rule("make join token")},
     f"{KYTHERA}/tokens/{{token}}": {"DELETE": _rule("revoke join token")},
+    # R2's buckets: a deploy looks whether they are there
+    BUCKETS: {"GET": LOOK, "POST": _keep("make bucket")},
+    BUCKET: {"GET": LOOK, "PATCH": _keep("change bucket"), "DELETE": _keep("delete bucket")},
+    f"{BUCKET}/objects/{{key:path}}": {
+        "GET": INSPECT,
+        "PUT": _keep("put object"),
+        "DELETE": _keep("delete object"),
+    },
+    **{
+        f"{BUCKET}/{path}": {
+            "GET": INSPECT,
+            **dict.fromkeys(("PUT", "POST", "DELETE"), _keep("change bucket")),
+        }
+        for path in ("cors", "lifecycle", "lock", "domains/custom", "domains/managed")
+    },
     # Who may call, and what was changed
     f"{ACCOUNT_PATH}/tokens": {"GET": RULE, "POST": _rule("make API token")},
     f"{ACCOUNT_PATH}/tokens/verify": {"GET": LOOK},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from starlette.requests import Request
 
 from kythera.control.asset_sessions import AssetSessions
+from kythera.control.bucket_door import BucketDoor, NoBuckets
 from kythera.control.caller import ROOT_NAME, calling
 from kythera.control.carrier import Carrier, NoCarrier
 from kythera.control.fleet import Fleet
@@ -98,6 +99,8 @@ class Services:
     relay: "Relay | None" = None
     """Serves this machine's copy to others that follow it."""
     wrong_tokens: WrongTokens = field(default_factory=lambda: WrongTokens(Limits()))
+    buckets: BucketDoor = field(default_factory=NoBuckets)
+    """R2's store of this machine."""
     keyring: "Keyring | None" = None
     """This machine's keys for secrets; `seals` is the same, where there is one."""
 

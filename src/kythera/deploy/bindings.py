@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from kythera.deploy.bindings_r2 import read_bucket
 from kythera.deploy.documents import as_list, as_object, as_text, as_texts, shown
 from kythera.deploy.refusals import Refusals, invalid
 from kythera.model.limits import Limits
@@ -30,13 +31,13 @@ OFFERED = (
     "wasm_module",
     "text_blob",
     "data_blob",
+    "r2_bucket",
 )
 PART_TYPES = {"wasm_module": "wasm", "text_blob": "text", "data_blob": "data"}
 """Bindings of the service-worker format to a part of the upload, and that part's module type."""
 
 NOT_OFFERED_YET = {
     "kv_namespace": "KV namespaces",
-    "r2_bucket": "R2 buckets",
     "d1": "D1 databases",
     "durable_object_namespace": "Durable Objects",
     "queue": "queues",
@@ -199,6 +200,7 @@ READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "text_blob": _read_part,
     "data_blob": _read_part,
     "inherit": _read_inherit,
+    "r2_bucket": read_bucket,
 }
 
 

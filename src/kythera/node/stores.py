@@ -13,6 +13,7 @@ from kythera.ground.layout import Layout
 from kythera.ground.passes import store_key
 from kythera.model.catalog import Catalog
 from kythera.node.keeper_client import Exited, KeeperClient
+from kythera.node.r2 import R2
 from kythera.node.workerd_store import StoreHost
 from kythera.run.bindings import StoreDoors
 
@@ -77,4 +78,4 @@ class Stores:
 
 def parts_of(host: StoreHost) -> list[StorePart]:
     """Return this machine's stores."""
-    return []
+    return [R2(host)]

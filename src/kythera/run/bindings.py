@@ -151,6 +151,11 @@ def _part(binding: Binding, context: BindingContext) -> Made:
     return Made(binding.name, {"wasmModule" if binding.type == "wasm_module" else "data": content})
 
 
+def _bucket(binding: Binding, context: BindingContext) -> Made:
+    service = store_service("r2", binding.fields["bucket_name"], binding, context)
+    return Made(binding.name, {"r2Bucket": {"name": service["name"]}}, (service,))
+
+
 MAKERS: dict[str, Maker] = {
     "plain_text": _text,
     "json": _json,
@@ -160,7 +165,8 @@ MAKERS: dict[str, Maker] = {
     "wasm_module": _part,
     "text_blob": _part,
     "data_blob": _part,
+    "r2_bucket": _bucket,
 }
 """What a version may be given."""
-STORES: dict[str, str] = {}
+STORES: dict[str, str] = {"r2_bucket": "r2"}
 """Of which store a kind of binding is."""
