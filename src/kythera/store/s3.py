@@ -6,11 +6,11 @@ is slow); botocore signs. Promises: every wait has a deadline; an answer of 400 
 """
 
 import re
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
-from xml.sax.saxutils import unescape
 
 import aiohttp
 from botocore.auth import S3SigV4Auth
@@ -139,8 +139,19 @@ def _failure(status: int, data: bytes) -> S3Failure:
 def texts(document: str, element: str, *otherwise: str) -> list[str]:
     """Return the texts of an element without children, in order; `otherwise` when there is none."""
     found = re.findall(rf"<{element}>([^<]*)</{element}>", document)
-    more = {"&#34;": '"', "&#39;": "'", "&quot;": '"', "&#xA;": "\n", "&#xD;": "\r", "&#x9;": "\t"}
-    return [unescape(text, more) for text in found] or list(otherwise)
+    return [_REFERENCE.sub(_letter, text) for text in found] or list(otherwise)
+
+
+_REFERENCE = re.compile(r"&(?:#(\d{1,7})|#x([0-9a-fA-F]{1,6})|(amp|lt|gt|quot|apos));")
+_NAMED = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
+
+
+def _letter(reference: re.Match[str]) -> str:
+    decimal, hexadecimal, name = reference.groups()
+    if name:
+        return _NAMED[name]
+    number = int(decimal) if decimal else int(hexadecimal, 16)
+    return chr(number) if number <= sys.maxunicode else reference[0]
 
 
 @asynccontextmanager
