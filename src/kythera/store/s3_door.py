@@ -62,6 +62,7 @@ class S3Door:
             headers = {name.lower(): value for name, value in request.headers.items()}
             asked = Asked(request.method, request.raw_path, headers)
             signed = check(asked, self._keys, self._clock.now())
+            await _have_it_sent(request)
             path, _, query = request.raw_path.partition("?")
             bucket, _, key = unquote(path.removeprefix("/")).partition("/")
             call = Call(
@@ -406,6 +407,13 @@ def _as_kept(key: str, found: Found) -> Question:
         http_fields=kept.http,
         storage_class=kept.storage_class,
     )
+
+
+async def _have_it_sent(request: web.BaseRequest) -> None:
+    """Tell a client that waits before it sends a body (`Expect: 100-continue`) to go on."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
 
 
 async def _nothing(call: Call) -> web.StreamResponse:
