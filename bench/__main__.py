@@ -27,6 +27,7 @@ from bench import (
     loops,
     neighbour,
     queues,
+    r2,
     records,
     sandbox,
     services,
@@ -50,6 +51,7 @@ BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "queues": queues.run,
     "kv": kv.run,
     "services": services.run,
+    "r2": r2.run,
 }
 FLEET_BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "spread": fleet.spread,

@@ -27,6 +27,7 @@ CHOSEN = {
     "tls_certificates": None,
     "secrets_key": None,
     "egress_allow": ("10.0.0.0/8",),
+    "s3": "127.0.0.1:9000",
     "require_isolation": "strict",
     "limits": ("idle_stop_s=1.5", "modules_max=3"),
 }
@@ -38,6 +39,7 @@ def test_words_become_the_keepers_options(tmp_path: Path) -> None:
     assert options.state == tmp_path
     assert options.domain == "example.org"
     assert options.egress_allow == ("public", "10.0.0.0/8")
+    assert options.s3 == "127.0.0.1:9000"
     assert options.json
     assert options.strict
     assert (options.limits.idle_stop_s, options.limits.modules_max) == (1.5, 3)

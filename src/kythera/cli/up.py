@@ -91,6 +91,13 @@ def _near(name: str, known: set[str]) -> str:
     help="What workers' fetch may reach beside the public internet; repeat it.",
 )
 @click.option(
+    "--s3",
+    default="",
+    metavar="HOST:PORT",
+    help="Where R2's buckets are open to clients of S3, with the keys in STATE/data/r2/s3.json"
+    "  [default: nowhere].",
+)
+@click.option(
     "--require-isolation",
     type=click.Choice(["strict"]),
     help="Refuse to start where cells cannot be shut in whole; kythera doctor says what is missing.",
@@ -137,6 +144,7 @@ def resolve(here: Here, chosen: dict[str, Any]) -> "UpOptions":
         tls_certificates=str(certificates.absolute()) if certificates is not None else "",
         secrets_key=str(given_keys.absolute()) if given_keys is not None else "",
         egress_allow=("public", *chosen["egress_allow"]),
+        s3=chosen["s3"],
         strict=chosen["require_isolation"] == "strict",
         json=here.json,
         limits=parse_limits(chosen["limits"]),

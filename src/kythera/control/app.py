@@ -16,6 +16,7 @@ from kythera.control import (
     analytics,
     api_tokens,
     audit_log,
+    buckets,
     cache_purges,
     cron,
     database_files,
@@ -80,6 +81,7 @@ def api_routes(services: Services) -> list[BaseRoute]:
         *analytics.routes(ACCOUNT),
         *hyperdrive.routes(ACCOUNT),
         *secrets_store.routes(ACCOUNT),
+        *buckets.routes(ACCOUNT),
         *not_offered.routes(ACCOUNT),
     ]
 

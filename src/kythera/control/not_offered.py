@@ -13,7 +13,6 @@ from kythera.control.envelope import listed
 from kythera.model.errors import Refusal
 
 ABSENT = {
-    "r2/buckets": "R2 buckets",
     "workflows": "workflows",
     "vectorize/v2/indexes": "Vectorize",
     "containers/applications": "containers",

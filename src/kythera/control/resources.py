@@ -15,6 +15,7 @@ from kythera.model.records import Binding, Version
 LEADS_TO: Mapping[str, tuple[str, str, int]] = {
     "d1": ("id", "D1 binding {} references database", 10181),
     "kv_namespace": ("namespace_id", "KV binding {} references namespace", 10041),
+    "r2_bucket": ("bucket_name", "R2 binding {} references bucket", 10085),
     "queue": ("queue_name", "Queue binding {} references queue", 11000),
 }
 """Type of binding (and of resource) → its field with the resource's id (or what `id_of` makes one of),

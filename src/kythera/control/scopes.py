@@ -25,6 +25,8 @@ KYTHERA = f"{ACCOUNT_PATH}/kythera"
 QUEUES = f"{ACCOUNT_PATH}/queues"
 D1 = f"{ACCOUNT_PATH}/d1/database"
 D1_FILES = f"{ROOT}/d1/files"
+BUCKETS = f"{ACCOUNT_PATH}/r2/buckets"
+BUCKET = f"{BUCKETS}/{{bucket}}"
 
 READ, DEPLOY, SECRETS, ADMIN = SCOPES = ("read", "deploy", "secrets", "admin")
 INCLUDES: Mapping[str, frozenset[str]] = {
@@ -241,6 +243,21 @@ NEEDS: dict[str, dict[str, Need]] = {
         "POST": _shared_secret("copy secret of a store"),
     },
     f"{ACCOUNT_PATH}/secrets_store/quota": {"GET": INSPECT},
+    # R2's buckets: a deploy looks whether they are there
+    BUCKETS: {"GET": LOOK, "POST": _keep("make bucket")},
+    BUCKET: {"GET": LOOK, "PATCH": _keep("change bucket"), "DELETE": _keep("delete bucket")},
+    f"{BUCKET}/objects/{{key:path}}": {
+        "GET": INSPECT,
+        "PUT": _keep("put object"),
+        "DELETE": _keep("delete object"),
+    },
+    **{
+        f"{BUCKET}/{path}": {
+            "GET": INSPECT,
+            **dict.fromkeys(("PUT", "POST", "DELETE"), _keep("change bucket")),
+        }
+        for path in ("cors", "lifecycle", "lock", "domains/custom", "domains/managed")
+    },
     # Who may call, and what was changed
     f"{ACCOUNT_PATH}/tokens": {"GET": RULE, "POST": _rule("make API token")},
     f"{ACCOUNT_PATH}/tokens/verify": {"GET": LOOK},

@@ -25,6 +25,7 @@ from kythera.control.app import build_app, build_events_app, build_peers_app
 from kythera.control.asset_index import AssetIndex
 from kythera.control.audit import Trail
 from kythera.control.belonging import keep_belonging
+from kythera.control.bucket_door import StoreDoor
 from kythera.control.copies import LateCopy
 from kythera.control.cron import CronLoop
 from kythera.control.fleet import Fleet
@@ -173,6 +174,12 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
             keyring=keyring,
             kept_blobs=(Blobs(layout.kv_blobs),),
             kv=kv,
+            buckets=StoreDoor(
+                layout.store_socket("r2"),
+                layout.store_key,
+                platform.account_id,
+                limits.r2_silent_ms_max,
+            ),
         )
 
 

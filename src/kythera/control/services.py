@@ -11,6 +11,7 @@ import anyio
 from starlette.requests import Request
 
 from kythera.control.asset_sessions import AssetSessions
+from kythera.control.bucket_door import BucketDoor, NoBuckets
 from kythera.control.caller import ROOT_NAME, calling
 from kythera.control.carrier import Carrier, NoCarrier
 from kythera.control.fleet import Fleet
@@ -111,6 +112,8 @@ class Services:
         default_factory=lambda: anyio.CapacityLimiter(QUERIES_AT_ONCE)
     )
     """Over data points; the rest wait their turn."""
+    buckets: BucketDoor = field(default_factory=NoBuckets)
+    """R2's store of this machine."""
     keyring: "Keyring | None" = None
     """This machine's keys for secrets; `seals` is the same, where there is one."""
 

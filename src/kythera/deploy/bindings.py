@@ -19,6 +19,7 @@ from kythera.deploy.bindings_absent import INSTEAD
 from kythera.deploy.bindings_d1 import database_id
 from kythera.deploy.bindings_kv import read_namespace
 from kythera.deploy.bindings_queues import producer
+from kythera.deploy.bindings_r2 import read_bucket
 from kythera.deploy.bindings_services import read_service
 from kythera.deploy.documents import as_amount, as_list, as_object, as_text, as_texts, shown
 from kythera.deploy.refusals import Refusals, invalid
@@ -46,12 +47,12 @@ OFFERED = (
     "secrets_store_secret",
     "service",
     "worker_loader",
+    "r2_bucket",
 )
 PART_TYPES = {"wasm_module": "wasm", "text_blob": "text", "data_blob": "data"}
 """Bindings of the service-worker format to a part of the upload, and that part's module type."""
 
 NOT_OFFERED_YET = {
-    "r2_bucket": "R2 buckets",
     "durable_object_namespace": "Durable Objects",
     "workflow": "workflows",
     "dispatch_namespace": "dispatch namespaces",
@@ -284,6 +285,7 @@ READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "hyperdrive": _read_hyperdrive,
     "secrets_store_secret": _read_shared_secret,
     "service": read_service,
+    "r2_bucket": read_bucket,
 }
 
 

@@ -77,6 +77,19 @@ class Limits(Struct, frozen=True, kw_only=True):
     egress_silent_ms_max: int = 10_000
     """An egress cell that does not answer for this long is killed and replaced."""
 
+    # R2
+    r2_start_ms: int = 30_000
+    """The engine must keep things by then; a store that is silent for longer is replaced."""
+    r2_silent_ms_max: int = 60_000
+    """An engine that says nothing in a request for this long is given up."""
+    r2_object_bytes_max: int = 5 * 1024 * MIB - 5 * MIB
+    """Of one put; what is larger comes in parts."""
+    r2_part_bytes_max: int = 5 * 1024 * MIB - 5 * MIB
+    r2_metadata_bytes_max: int = 8_192
+    """Of custom metadata: names and values."""
+    r2_api_object_bytes_max: int = 315_000_000
+    """Of an object put through the API; wrangler stops at 300 MiB."""
+    r2_buckets_max: int = 1_000
     # Stores that are a workerd of their own
     store_look_ms: int = 1_000
     """Between two looks at whether a store answers."""

@@ -11,6 +11,7 @@ MACHINE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 BINDING_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,127}")
 QUEUE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 RESOURCE_ID = re.compile(r"[0-9a-f]{32}")
 """Of what has no id of another kind: KV namespaces …"""
@@ -41,3 +42,8 @@ def is_hostname(name: str) -> bool:
     """Tell whether `name` is a lower-case DNS name without a wildcard, 253 characters at most."""
     labels = name.split(".")
     return len(name) <= 253 and all(HOSTNAME_LABEL.fullmatch(label) for label in labels)
+
+
+def is_bucket_name(name: str) -> bool:
+    """Tell whether `name` can be an R2 bucket."""
+    return BUCKET_NAME.fullmatch(name) is not None

@@ -46,5 +46,7 @@ class Platform(Struct, frozen=True, kw_only=True):
     """A file of keys that the operator gives; empty: they are kept in the state folder."""
     egress_allow: tuple[str, ...] = ("public",)
     """What a Worker's outbound fetch may reach: `public` and CIDR blocks the operator added."""
+    s3: str = ""
+    """Where clients outside speak S3 to R2's buckets; empty: nowhere."""
     isolation: Isolation = Isolation()
     limits: Limits = Limits()

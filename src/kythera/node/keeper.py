@@ -142,6 +142,7 @@ class Keeper:
             secrets_key=options.secrets_key,
             api=door("api", options.api, before.api if before else ""),
             egress_allow=options.egress_allow,
+            s3=door("s3", options.s3, before.s3 if before else "") if options.s3 else "",
             isolation=probed(layout, options.limits, strict=options.strict),
             limits=options.limits,
         )

@@ -18,6 +18,7 @@ from kythera.node.keeper_client import Exited, KeeperClient
 from kythera.node.kv_part import KvPart
 from kythera.node.python_store import PythonStore
 from kythera.node.queue_store import QueueStore
+from kythera.node.r2 import R2
 from kythera.node.workerd_store import StoreHost, StoreNeeds, WorkerdStore
 from kythera.run.bindings import StoreDoors
 from kythera.run.databases import DATABASE, databases_config
@@ -98,4 +99,5 @@ def parts_of(host: StoreHost) -> list[StorePart]:
         KvPart(host),
         WorkerdStore(DATABASE, host, databases_config, StoreNeeds(counts=True)),
         QueueStore(host),
+        R2(host),
     ]

@@ -61,6 +61,8 @@ class UpOptions:
     secrets_key: str = ""
     """A file with the keys for secrets; empty: as at the last start."""
     egress_allow: tuple[str, ...] = ("public",)
+    s3: str = ""
+    """Where R2's buckets are open to clients of S3; empty: nowhere."""
     strict: bool = False
     """Do not start where cells cannot be shut in as well as Kythera can."""
     json: bool = False
@@ -73,7 +75,11 @@ class UpOptions:
 def check(options: UpOptions) -> None:
     """Refuse options that cannot work, before anything is touched. Raises SetupError."""
     for address in filter(
-        None, (options.http, options.https, options.api, options.mesh, options.advertise)
+        None,
+        (
+            *(options.http, options.https, options.api),
+            *(options.mesh, options.advertise, options.s3),
+        ),
     ):
         parse_address(address)
     blocks(options.egress_allow)

@@ -301,6 +301,11 @@ def _loader(binding: Binding, context: BindingContext) -> Made:
     return Made(binding.name, {"workerLoader": {}})
 
 
+def _bucket(binding: Binding, context: BindingContext) -> Made:
+    service = store_service("r2", binding.fields["bucket_name"], binding, context)
+    return Made(binding.name, {"r2Bucket": {"name": service["name"]}}, (service,))
+
+
 MAKERS: dict[str, Maker] = {
     "plain_text": _text,
     "json": _json,
@@ -311,6 +316,7 @@ MAKERS: dict[str, Maker] = {
     "text_blob": _part,
     "data_blob": _part,
     "kv_namespace": _kv_namespace,
+    "r2_bucket": _bucket,
     "d1": _database,
     "queue": _queue,
     "service": _service,
@@ -323,6 +329,7 @@ MAKERS: dict[str, Maker] = {
 """What a version may be given."""
 STORES: dict[str, str] = {
     "kv_namespace": KV,
+    "r2_bucket": "r2",
     "d1": "d1",
     "queue": "queues",
     "service": SERVICES,
