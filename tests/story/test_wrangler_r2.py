@@ -87,5 +87,5 @@ def test_an_upload_whose_bucket_is_not_there_is_refused_by_name(wrangler: Wrangl
     refused = wrangler.platform.call("PUT", f"/workers/scripts/{name}", files=files)
     (error,) = refused.json()["errors"]
     assert error["code"] == 10085
-    assert "'not-there' of binding 'BUCKET' not found" in error["message"]
+    assert "binding 'BUCKET' references bucket 'not-there' which was not found" in error["message"]
     assert wrangler.platform.call("GET", f"/workers/services/{name}").status_code == 404
