@@ -22,6 +22,7 @@ from kythera.control import (
     machines,
     machines_core,
     not_offered,
+    objects,
     peers,
     releases,
     secrets,
@@ -58,6 +59,7 @@ def api_routes(services: Services) -> list[BaseRoute]:
         *keys.routes(ACCOUNT),
         *api_tokens.routes(ACCOUNT),
         *audit_log.routes(ACCOUNT),
+        *objects.routes(ACCOUNT),
         *not_offered.routes(ACCOUNT),
     ]
 

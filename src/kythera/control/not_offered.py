@@ -25,7 +25,6 @@ ABSENT = {
     "secrets_store/stores": "the secrets store",
     "pages/projects": "Pages",
     "workers/dispatch/namespaces": "dispatch namespaces",
-    "workers/durable_objects/namespaces": "Durable Objects",
     "workers/tails/by-consumer/{name}": "tail workers",
 }
 WRAPPED = {"r2/buckets": "buckets"}

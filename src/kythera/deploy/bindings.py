@@ -14,11 +14,12 @@ from typing import Any, Protocol
 
 import msgspec
 
+from kythera.deploy.bindings_objects import read_objects
 from kythera.deploy.documents import as_list, as_object, as_text, as_texts, shown
 from kythera.deploy.refusals import Refusals, invalid
 from kythera.model.limits import Limits
 from kythera.model.names import BINDING_NAME
-from kythera.model.records import Binding, Deployment, Version
+from kythera.model.records import Binding, Deployment, Resource, Version
 
 OFFERED = (
     "plain_text",
@@ -30,6 +31,7 @@ OFFERED = (
     "wasm_module",
     "text_blob",
     "data_blob",
+    "durable_object_namespace",
 )
 PART_TYPES = {"wasm_module": "wasm", "text_blob": "text", "data_blob": "data"}
 """Bindings of the service-worker format to a part of the upload, and that part's module type."""
@@ -38,7 +40,6 @@ NOT_OFFERED_YET = {
     "kv_namespace": "KV namespaces",
     "r2_bucket": "R2 buckets",
     "d1": "D1 databases",
-    "durable_object_namespace": "Durable Objects",
     "queue": "queues",
     "service": "service bindings",
     "workflow": "workflows",
@@ -85,6 +86,13 @@ class Origin:
     limits: Limits
     previous: Version | None = None
     current: Deployment | None = None
+    classes: tuple[Resource, ...] = ()
+    """Of Durable Objects: all that the account has and had."""
+    migration_tag: str | None = None
+    now: str = ""
+    """When what is made was made."""
+    machine: str = ""
+    """Where the objects of a worker's first class shall live."""
 
     def before(self, name: str) -> Binding | None:
         """Return the newest version's binding of that name."""
@@ -199,6 +207,7 @@ READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "text_blob": _read_part,
     "data_blob": _read_part,
     "inherit": _read_inherit,
+    "durable_object_namespace": read_objects,
 }
 
 

@@ -193,6 +193,19 @@ class Layout:
         """What workers keep, a folder for each store (0700)."""
         return self.state / "data"
 
+    def objects_socket(self, account: str, worker: str) -> Path:
+        """Where stateless cells reach a worker's object cell."""
+        mark = hashlib.sha256(f"{account}/{worker}".encode()).hexdigest()[:12]
+        return self.cells / f"o{mark}.sock"
+
+    def objects_watch(self, account: str, worker: str) -> Path:
+        """Where the agent asks an object cell who is inside, and has it let nobody in."""
+        return self.objects_socket(account, worker).with_suffix(".watch")
+
+    def objects_of(self, account: str, worker: str) -> Path:
+        """A worker's objects, and which workerd last wrote them."""
+        return self.data / "objects" / account / worker
+
     @property
     def egress_socket(self) -> Path:
         """Where cells' outbound requests go."""

@@ -54,6 +54,13 @@ class Limits(Struct, frozen=True, kw_only=True):
     than half of the visitors' connections."""
     queue_requests_max: int = 100_000
 
+    # Durable Objects
+    objects_leave_ms: int = 5_000
+    """How long calls that are inside an object cell may take to end when it is replaced; WebSockets
+    are not waited for."""
+    object_bytes_max: int = 10 * 1024 * MIB
+    """Of one object's database (Cloudflare's figure)."""
+
     # Egress
     egress_head_ms: int = 100_000
     """A server that has not begun to answer by then is given up."""

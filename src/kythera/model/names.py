@@ -9,6 +9,7 @@ HOSTNAME_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 MACHINE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 BINDING_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,127}")
+CLASS_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,127}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 

@@ -48,6 +48,8 @@ from kythera.node.keeper_programs import GIVE_UP_STATUS
 from kythera.node.key_loop import KeyLoop
 from kythera.node.log_servers import LogServers
 from kythera.node.mind import Mind
+from kythera.node.object_cells import ObjectCells
+from kythera.node.object_doors import doors as object_doors
 from kythera.node.pace_loop import PaceLoop
 from kythera.node.records_loop import RecordsLoop
 from kythera.node.status import MachineFacts, StatusServer
@@ -77,6 +79,7 @@ class Agent:
     blobs: BlobLoop
     egress: EgressCell
     stores: Stores
+    objects: ObjectCells
     facts: MachineFacts
     client: MeshClient
     keys: KeyLoop
@@ -94,11 +97,13 @@ class Agent:
         self.mind.records_changed()
         self.blobs.changed()
         self.stores.records_changed(self.mind.catalog)
+        self.objects.records_changed(self.mind.catalog)
 
     async def prepare(self, version: Version) -> None:
         """Wait, but not for ever, until what a version is made of is on this machine."""
         await self.blobs.prepare(version)
         await self.keys.prepare(version)
+        await self.objects.prepare(version)
 
     async def follow(self) -> None:
         """Follow the records, for ever."""
@@ -168,7 +173,17 @@ async def run(layout: Layout) -> None:
         programs = workerds.programs
         stores = parts_of()
         doors = store_doors(layout, [store.name for store in stores])
-        maker = CellMaker(layout, platform, workerd, blobs, keyring, egress.door, programs, doors)
+        maker = CellMaker(
+            layout,
+            platform,
+            workerd,
+            blobs,
+            keyring,
+            egress.door,
+            programs,
+            doors,
+            lambda version: object_doors(layout, catalog, version, platform.machine),
+        )
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
         consoles = Consoles(keeper, clock)
         hear(mind, consoles)
@@ -202,6 +217,7 @@ async def run(layout: Layout) -> None:
             ),
             egress=egress,
             stores=Stores(layout, keeper, stores),
+            objects=ObjectCells(layout, platform, keeper, mind, workerds),
             facts=facts,
             client=client,
             keys=KeyLoop(keyring, platform.limits.blob_prepare_ms),
@@ -217,7 +233,7 @@ async def run(layout: Layout) -> None:
 async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) -> None:
     """Adopt what is there, then start every loop and pass on what the keeper says."""
     agent.records.changed = agent.records_changed
-    agent.egress.started = agent.consoles.listen_to
+    agent.egress.started = agent.objects.started = agent.consoles.listen_to
     agent.mind.prepare, agent.mind.heal = agent.prepare, agent.blobs.heal
     agent.servers.changed = agent.mind.traffic_due
     await agent.egress.open()
@@ -233,6 +249,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         front.run,
         agent.egress.run,
         agent.stores.run,
+        agent.objects.run,
         agent.front.run,
         agent.front.measure,
         agent.front.watch_files,
@@ -259,6 +276,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         tasks.start_soon(loop)
     async for event in agent.keeper.events:
         agent.mind.keeper_says(event)
+        agent.objects.note(event)
         if isinstance(event, Exited):
             agent.servers.note(event)
             front.note(event)

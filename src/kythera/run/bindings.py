@@ -7,13 +7,15 @@ a line. What is not in it is refused by name (10021), never dropped. A binding t
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kythera.ground.passes import PASS_HEADER, Pass, sign
 from kythera.model.errors import Refusal
+from kythera.model.objects import OBJECTS
 from kythera.model.records import Binding, Module, Version
+from kythera.run.objects import ObjectHome, ObjectsDoor, objects_value
 
 ASSETS = "assets"
 """The service that answers from a version's static files."""
@@ -38,6 +40,10 @@ class BindingContext:
     read_blob: Callable[[str], bytes]
     open_secret: Callable[[str, str], str]
     stores: StoreDoors | None = None
+    objects: Mapping[str, ObjectsDoor] = field(default_factory=dict)
+    """By worker: how this cell reaches its Durable Objects."""
+    home: ObjectHome | None = None
+    """Of a worker's object cell."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,10 @@ def _part(binding: Binding, context: BindingContext) -> Made:
     return Made(binding.name, {"wasmModule" if binding.type == "wasm_module" else "data": content})
 
 
+def _objects(binding: Binding, context: BindingContext) -> Made:
+    return Made(binding.name, *objects_value(binding, context))
+
+
 MAKERS: dict[str, Maker] = {
     "plain_text": _text,
     "json": _json,
@@ -160,6 +170,7 @@ MAKERS: dict[str, Maker] = {
     "wasm_module": _part,
     "text_blob": _part,
     "data_blob": _part,
+    OBJECTS: _objects,
 }
 """What a version may be given."""
 STORES: dict[str, str] = {}

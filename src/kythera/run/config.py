@@ -5,8 +5,8 @@ in the message itself, and that nothing is dropped: a binding or module that is 
 Refusal that names it. The socket for requests is called `http`; a cell, not a trial, has another.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from kythera.run.bindings import (
     module_named,
     services_of,
 )
+from kythera.run.objects import ObjectHome, ObjectsDoor, at_home, home_services, home_sockets
 from kythera.run.outbound import (
     EGRESS,
     NOTHING,
@@ -79,6 +80,10 @@ class CellSettings:
     """0 leaves V8's own limit."""
     stores: StoreDoors | None = None
     """This machine's stores; None: bindings to them answer that there are none (a trial's)."""
+    objects: Mapping[str, ObjectsDoor] = field(default_factory=dict)
+    """How Durable Objects are reached, by the worker whose they are."""
+    home: ObjectHome | None = None
+    """What makes it a worker's object cell; None: it is a stateless one."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,15 @@ class _Builder:
     def made(self) -> list[Made]:
         """The version's bindings, as workerd reads them."""
         version = self.version
-        context = BindingContext(version, self.read_blob, self.open_secret, self.settings.stores)
+        settings = self.settings
+        context = BindingContext(
+            version,
+            self.read_blob,
+            self.open_secret,
+            settings.stores,
+            settings.objects,
+            settings.home,
+        )
         return [made(binding, context) for binding in version.bindings]
 
     @property
@@ -169,11 +182,13 @@ def _config(builder: _Builder) -> Fields:
         services += services_of(builder.made)
     if builder.has_code and not builder.trial:
         services += _tail_services(builder)
+    if settings.home is not None:
+        services += home_services(settings.home, _service_name(builder.version))
     flags = [f"--max-heap-size={settings.heap_mib_max}"] if settings.heap_mib_max else []
     # A small heap makes V8 collect its youngest objects more often than it needs to.
     young = min(YOUNG_MIB_MAX, max(1, settings.heap_mib_max // YOUNG_SHARE))
     flags += [f"--max-semi-space-size={young}"] if flags else []
-    sockets = [_socket(builder)]
+    sockets = [_socket(builder)] if settings.home is None else home_sockets()
     if not builder.trial:
         sockets.append({"name": PULSE, "http": {}, "service": {"name": NOTHING}})
     config = {"services": services, "sockets": sockets, "v8Flags": flags}
@@ -216,6 +231,8 @@ def _worker(builder: _Builder) -> Fields:
         worker["serviceWorkerScript"] = _script(builder)
         if builder.clocks_stand:  # the first one: evaluated before anything else
             worker["bindings"].insert(0, clocks_binding())
+    if builder.settings.home is not None:
+        worker = at_home(worker, builder.settings.home)
     if not builder.trial:
         worker["tails"] = [{"name": name} for name in _tails(builder)]
     return worker

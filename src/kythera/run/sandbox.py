@@ -22,6 +22,10 @@ ASSETS = Path("/assets")
 TAIL_SOCKET = Path("/run/tail.sock")
 EGRESS_SOCKET = Path("/run/egress.sock")
 """The one way out."""
+OBJECTS_FOLDER = Path("/run/objects")
+"""Of other workers' objects and its own, a socket for each worker that the version has a binding to."""
+OBJECTS_STORAGE = Path("/objects")
+"""What an object cell alone has: where its objects keep their data, and the one place it may write."""
 STORES_FOLDER = Path("/run/stores")
 """Of the machine's stores, a socket for each that the version has a binding to."""
 UID_FIRST = 1_879_048_192
@@ -57,6 +61,10 @@ class ShutIn:
     memory_mib: int
     folders: Mapping[Path, Path] = field(default_factory=dict)
     """Where it sees them → where they are: files, folders and sockets."""
+    writable: Mapping[Path, Path] = field(default_factory=dict)
+    """The same for folders that it may write to."""
+    file_bytes_max: int = 0
+    """Of one file there; 0: as of temporary ones."""
 
 
 def memory_mib(version: Version | None, limits: Limits) -> int:
@@ -84,7 +92,8 @@ def confine(
     rlimits = _rlimits(cell, isolation, limits)
     if not isolation.bubblewrap:
         return Confined([str(cell.program), *cell.arguments], rlimits=rlimits)
-    sources = {PROGRAM: str(cell.program), **{str(k): str(v) for k, v in cell.folders.items()}}
+    seen = {**cell.folders, **cell.writable}
+    sources = {PROGRAM: str(cell.program), **{str(k): str(v) for k, v in seen.items()}}
     stage = {inside.strip("/").replace("/", "-"): path for inside, path in sources.items()}
     if isolation.uids:
         places = dict(zip(sources, (f"{STAGE}/{name}" for name in stage), strict=True))
@@ -96,7 +105,7 @@ def confine(
     for library in isolation.libraries:
         argv += ["--ro-bind", library, library]
     for inside, place in places.items():
-        argv += ["--ro-bind", place, inside]
+        argv += ["--bind" if Path(inside) in cell.writable else "--ro-bind", place, inside]
     argv += ["--ro-bind-try", CORES, CORES]
     argv += ["--size", str(limits.temporary_bytes_max), "--tmpfs", "/tmp"]  # noqa: S108 (inside)
     argv += ["--remount-ro", "/", "--chdir", "/", "--", PROGRAM, *cell.arguments]
@@ -124,7 +133,7 @@ def _rlimits(cell: ShutIn, isolation: Isolation, limits: Limits) -> dict[str, in
     found = {
         "RLIMIT_CORE": 0,  # a core file would hold its secrets
         "RLIMIT_NOFILE": limits.open_files_max,
-        "RLIMIT_FSIZE": limits.temporary_bytes_max,
+        "RLIMIT_FSIZE": max(limits.temporary_bytes_max, cell.file_bytes_max),
     }
     if isolation.data_bytes_idle and cell.memory_mib:
         found["RLIMIT_DATA"] = data_bytes_max(cell.memory_mib, isolation.data_bytes_idle)
