@@ -222,7 +222,7 @@ class ObjectCells:
         shut_in = maker.home_confined(version, Path(used.path), places, storage)
         self._failed[key] = 1  # until it listens
         self._calm_at[key] = anyio.current_time() + self.platform.limits.crash_forget_s
-        await self.keeper.spawn(
+        held = await self.keeper.spawn(
             name,
             shut_in.argv,
             env=maker.environment(),
@@ -237,7 +237,9 @@ class ObjectCells:
             ),
             stop_order=CELL_STOP_ORDER + 1,
         )
-        self._journal.info("object_cell_started", worker=key[1], version=asked.version)
+        self._journal.info(
+            "object_cell_started", worker=key[1], version=asked.version, pid=held.pid
+        )
         self.started(name)
 
     async def _refuse_waiting(self, key: WorkerKey) -> None:
