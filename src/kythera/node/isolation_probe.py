@@ -38,6 +38,7 @@ from kythera.node.isolation import NO_SANDBOX, Errand
 from kythera.run.config import hello_config
 from kythera.run.sandbox import ShutIn, confine
 from kythera.run.seccomp import program as seccomp_program
+from kythera.run.seccomp import writing
 from kythera.run.workerd import find_workerd, workerd_argv
 
 PROBE_S_MAX = 5.0
@@ -108,6 +109,7 @@ def _ways(workerd: Path, seccomp: Path) -> Iterator[tuple[Isolation, list[str]]]
     missing: list[str] = []
     try:
         write_atomically(seccomp, seccomp_program(), 0o444)
+        write_atomically(Path(writing(str(seccomp))), seccomp_program(write=True), 0o444)
         whole = msgspec.structs.replace(whole, seccomp=str(seccomp))
     except (KytheraError, OSError) as error:
         missing.append(f"cells may make any system call: {error}")

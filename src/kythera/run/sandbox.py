@@ -16,6 +16,7 @@ from kythera.ground.forking import STAGE
 from kythera.model.limits import MIB, Limits
 from kythera.model.platform import Isolation
 from kythera.model.records import Version
+from kythera.run.seccomp import writing
 
 PROGRAM = "/bin/workerd"
 ASSETS = Path("/assets")
@@ -101,7 +102,8 @@ def confine(
         places, stage = sources, {}
     argv = [isolation.bubblewrap, *_NAMESPACES, "--info-fd", info]
     if isolation.seccomp:
-        argv += ["--seccomp", seccomp.replace("%s", isolation.seccomp)]
+        filter_file = writing(isolation.seccomp) if cell.writable else isolation.seccomp
+        argv += ["--seccomp", seccomp.replace("%s", filter_file)]
     for library in isolation.libraries:
         argv += ["--ro-bind", library, library]
     for inside, place in places.items():

@@ -70,24 +70,6 @@ CALLS = {
     "statx": "size and kind of a path",
     "write": "console, wake-ups",
     "writev": "answers, console",
-    # Files that are written: by SQLite, for Durable Objects. Other cells have but /tmp to write to.
-    "fdatasync": "a write is on the disk before it is acknowledged",
-    "fsync": "likewise, and a folder's names",
-    "ftruncate": "a log of writes begins anew",
-    "mkdir": "a folder for each class of objects",
-    "mkdirat": "likewise",
-    "pwrite64": "a page of a database",
-    "pwritev": "likewise",
-    "rename": "a file takes another's place",
-    "renameat": "likewise",
-    "renameat2": "likewise",
-    "unlink": "an object that has nothing left",
-    "unlinkat": "likewise",
-    "flock": "one process alone has a file",
-    "fallocate": "room for a file",
-    "fchmod": "the mode of a log is its database's",
-    "utimensat": "likewise its time",
-    "linkat": "a file gets its name when it is whole",
     # Waiting, and connections that come by the inherited sockets.
     "accept": "a visitor on the inherited socket",
     "accept4": "likewise",
@@ -129,6 +111,26 @@ CALLS = {
     "sysinfo": "how much memory there is",
     "uname": "which kernel",
 }
+WRITING = {
+    "fdatasync": "a write is on the disk before it is acknowledged",
+    "fsync": "likewise, and a folder's names",
+    "ftruncate": "a log of writes begins anew",
+    "mkdir": "a folder for each class of objects",
+    "mkdirat": "likewise",
+    "pwrite64": "a page of a database",
+    "pwritev": "likewise",
+    "rename": "a file takes another's place",
+    "renameat": "likewise",
+    "renameat2": "likewise",
+    "unlink": "an object that has nothing left",
+    "unlinkat": "likewise",
+    "flock": "one process alone has a file",
+    "fallocate": "room for a file",
+    "fchmod": "the mode of a log is its database's",
+    "utimensat": "likewise its time",
+    "linkat": "a file gets its name when it is whole",
+}
+"""For object cells beside that: SQLite, on the one folder they may write to."""
 FALLS_BACK = {
     "clone3": "glibc then uses clone, whose flags a filter can read",
     "getcpu": "malloc then does without caches for each core",
@@ -140,15 +142,21 @@ _PRCTL = {15: "a thread's name", 16: "likewise", 0x53564D41: "names of memory ar
 _IOCTL = {0x5421: "FIONBIO", 0x5450: "FIONCLEX", 0x5451: "FIOCLEX", 0x541B: "FIONREAD"}
 
 
-def program() -> bytes:
-    """Return the filter as bubblewrap's `--seccomp` takes it (struct sock_filter, native order).
+def writing(filter_file: str) -> str:
+    """Return where the filter of object cells is: beside that of all others."""
+    return f"{filter_file}-writing"
+
+
+def program(*, write: bool = False) -> bytes:
+    """Return the filter as bubblewrap's `--seccomp` takes it (struct sock_filter, native order);
+    with `write` that of object cells.
 
     Raises SetupError when libseccomp is not there."""
     try:
         import pyseccomp as seccomp  # which looks for the library at once
 
         filter_ = _Filter(seccomp)
-        for call in CALLS:
+        for call in (*CALLS, *(WRITING if write else ())):
             filter_.allow(call)
         for call in FALLS_BACK:
             filter_.answer(call, errno.ENOSYS)
