@@ -21,7 +21,9 @@ pytestmark = [pytest.mark.real, pytest.mark.story]
 
 def newest(platform: RunningPlatform, event: str) -> int:
     """Return the pid that the platform's log told last with an event."""
-    lines = [line for line in platform.log.read_text(errors="replace").splitlines() if event in line]
+    lines = [
+        line for line in platform.log.read_text(errors="replace").splitlines() if event in line
+    ]
     return int(json.loads(lines[-1])["pid"])
 
 
@@ -132,7 +134,9 @@ def test_every_acknowledged_write_counts(state: Path) -> None:
         before = called(platform, "tally", "add")
         platform.kill()
     with running(state) as platform:
-        wait_until(lambda: called(platform, "tally", "woken") == "woken", "the alarm", deadline_s=20)
+        wait_until(
+            lambda: called(platform, "tally", "woken") == "woken", "the alarm", deadline_s=20
+        )
         assert called(platform, "tally", "count") == before
 
 
@@ -177,7 +181,9 @@ def test_a_renamed_class_keeps_its_objects_and_a_deleted_one_loses_them(
     platform.upload("moved", shop("3", "Store"), bindings=[binding("Store")], migrations=again)
     platform.wait_for("moved", '"version":"3"', "/fetch/one")
     assert called(platform, "moved", "count") == 0
-    folders = (platform.state / "data" / "objects" / platform.account_id / "moved" / "store").iterdir()
+    folders = (
+        platform.state / "data" / "objects" / platform.account_id / "moved" / "store"
+    ).iterdir()
     assert len(list(folders)) == 1
 
 
