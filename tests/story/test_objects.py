@@ -90,6 +90,12 @@ def test_what_cannot_be_had_is_refused(platform: RunningPlatform, shopping: str)
     assert platform.get(shopping, "/handed/one").status_code == 500
 
 
+def counts_on(acknowledged: list[int]) -> None:
+    """Wait until some more were acknowledged."""
+    enough = len(acknowledged) + 20
+    wait_until(lambda: len(acknowledged) >= enough, "it counts on", deadline_s=20)
+
+
 def chat(platform: RunningPlatform, worker: str, who: str) -> ClientConnection:
     """Join the room."""
     port = platform.http.rpartition(":")[2]
@@ -122,12 +128,11 @@ def test_every_acknowledged_write_counts(state: Path) -> None:
         platform.wait_for("tally", "1", "/version")
         with counting(platform, "tally") as acknowledged:
             for version in ("2", "3"):
-                wait_until(lambda n=len(acknowledged): len(acknowledged) > n + 20, "it counts")
+                counts_on(acknowledged)
                 deploy_shop(platform, "tally", version)
             for victim in ("object_cell_started", "agent_started", "object_cell_started"):
                 os.kill(newest(platform, victim), signal.SIGKILL)
-                n = len(acknowledged)
-                wait_until(lambda n=n: len(acknowledged) > n + 20, "it counts on", deadline_s=20)
+                counts_on(acknowledged)
         assert len(set(acknowledged)) == len(acknowledged)
         assert called(platform, "tally", "count") >= len(acknowledged)
         called(platform, "tally", "wake")
@@ -146,7 +151,7 @@ def test_plain_calls_wait_while_a_version_is_deployed(platform: RunningPlatform)
     platform.wait_for("calm", "1", "/version")
     with counting(platform, "calm") as acknowledged:
         for version in ("2", "3", "4"):
-            wait_until(lambda n=len(acknowledged): len(acknowledged) > n + 30, "it counts")
+            counts_on(acknowledged)
             deploy_shop(platform, "calm", version)
             platform.wait_for("calm", f'"version":"{version}"', "/fetch/one")
     assert called(platform, "calm", "count") == len(acknowledged)

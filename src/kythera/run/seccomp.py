@@ -118,17 +118,10 @@ WRITING = {
     "mkdir": "a folder for each class of objects",
     "mkdirat": "likewise",
     "pwrite64": "a page of a database",
-    "pwritev": "likewise",
-    "rename": "a file takes another's place",
-    "renameat": "likewise",
-    "renameat2": "likewise",
     "unlink": "an object that has nothing left",
     "unlinkat": "likewise",
-    "flock": "one process alone has a file",
     "fallocate": "room for a file",
     "fchmod": "the mode of a log is its database's",
-    "utimensat": "likewise its time",
-    "linkat": "a file gets its name when it is whole",
 }
 """For object cells beside that: SQLite, on the one folder they may write to."""
 FALLS_BACK = {
