@@ -24,6 +24,7 @@ from bench import (
     front,
     loops,
     neighbour,
+    objects,
     records,
     sandbox,
     thousand,
@@ -42,6 +43,7 @@ BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "sandbox": sandbox.run,
     "neighbour": neighbour.run,
     "loops": loops.run,
+    "objects": objects.run,
 }
 FLEET_BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "spread": fleet.spread,

@@ -201,14 +201,53 @@ def test_another_worker_binds_the_class(platform: RunningPlatform, shopping: str
 
 
 def test_an_older_workerd_does_not_open_newer_objects(state: Path) -> None:
-    """Goal: what a newer workerd has written is not opened by this one. Method: its mark says that a
-    newer one was there."""
+    """Goal: an operator cannot choose an older one; and where one comes about all the same, it does
+    not open what a newer one has written. Method: a program that says an old date; then a mark
+    that says a later one."""
     with running(state) as platform:
         deploy_shop(platform, "newer")
         platform.wait_for("newer", '"version":"1"', "/fetch/one")
         account = platform.account_id
+        old = state.with_name("workerd-of-old")
+        old.write_text("#!/bin/sh\necho workerd 2020-01-01\n")
+        old.chmod(0o755)
+        done = platform.kythera("workerd", "use", str(old))
+        assert done.returncode == 1
+        assert "would damage them" in done.stderr
     mark = state / "data" / "objects" / account / "newer" / "workerd"
     mark.write_text("2099-01-01")
     with running(state) as platform:
         wait_until(lambda: "which is older" in platform.log.read_text(), "it says why")
         assert platform.get("newer", "/version").text == "1"
+
+
+def test_objects_run_the_newest_version_of_a_deployment(platform: RunningPlatform) -> None:
+    """Goal: while two versions share the visitors, every object runs the newer code."""
+    deploy_shop(platform, "halves")
+    platform.wait_for("halves", '"version":"1"', "/fetch/one")
+    document = {"main_module": "w.js", "compatibility_date": "2026-01-01", "bindings": [binding()]}
+    files = {
+        "metadata": (None, json.dumps(document), "application/json"),
+        "w.js": ("w.js", shop("2"), "application/javascript+module"),
+    }
+    made = platform.call("POST", "/workers/scripts/halves/versions", files=files)
+    assert made.is_success, made.text
+    found = platform.call("GET", "/workers/scripts/halves/versions").json()["result"]["items"]
+    split = [{"version_id": one["id"], "percentage": 50} for one in found]
+    document = {"strategy": "percentage", "versions": split}
+    assert platform.call("POST", "/workers/scripts/halves/deployments", json=document).is_success
+    platform.wait_for("halves", '"version":"2"', "/fetch/one")
+    stateless = {platform.get("halves", "/version").text for _ in range(40)}
+    objects = {platform.get("halves", "/fetch/one").json()["version"] for _ in range(40)}
+    assert (stateless, objects) == ({"1", "2"}, {"2"})
+
+
+def test_an_object_that_loops_is_ended(platform: RunningPlatform) -> None:
+    """Goal: `cpu_ms` holds in an object cell too; what was written before is there, and the machine
+    says what befell the worker."""
+    deploy_shop(platform, "dizzy", limits={"cpu_ms": 100})
+    platform.wait_for("dizzy", "1", "/version")
+    assert called(platform, "dizzy", "add") == 1
+    assert platform.get("dizzy", "/spin/one").status_code == 500
+    assert called(platform, "dizzy", "add") == 2
+    wait_until(lambda: "object_cell_exceeded" in platform.log.read_text(), "it is told")

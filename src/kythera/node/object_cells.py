@@ -68,10 +68,14 @@ class ObjectCells:
         self._catalog = self.mind.catalog
         self._changed: dict[WorkerKey, anyio.Event] = {}
         self._tasks: TaskGroup | None = None
-        self._failed: dict[WorkerKey, int] = {}
+        self._failed: set[WorkerKey] = set()
         """Was started, and has not said yet that it listens."""
         self._tries: dict[WorkerKey, int] = {}
         """Starts in a row that have failed."""
+        self._version: dict[WorkerKey, str] = {}
+        """Which one runs, as far as this agent has started it."""
+        self._stopping: set[WorkerKey] = set()
+        """Ends as ordered."""
         self._calm_at: dict[WorkerKey, float] = {}
         """One that ends before then is not started again at once."""
         self._turns = ObjectTurns(self.keeper, self.mind.pulses, self._cpu_ms_max)
@@ -108,12 +112,26 @@ class ObjectCells:
         if isinstance(event, Exited):
             self._journal.info("object_cell_exited", cell=event.name, status=event.status)
             self.mind.tasks.start_soon(self.mind.pulses.close, event.name)
-            self.mind.groups.close(_cell_name(key), event.name)
+            wanted_memory = self.mind.ran_out_of_memory(event.name)
+            wanted_memory |= self.mind.groups.close(_cell_name(key), event.name)
+            self._note_end(key, event, wanted_memory=wanted_memory)
         else:
-            self._failed.pop(key, None)
+            self._failed.discard(key)
             self._tries.pop(key, None)
         if key in self._changed:
             self._changed[key].set()
+
+    def _note_end(self, key: WorkerKey, event: Exited, *, wanted_memory: bool) -> None:
+        """Tell of an end that nobody had ordered."""
+        version = self._version.pop(key, "")
+        if key in self._stopping or event.status in (0, -SIGTERM) or self.keeper.stopping.is_set():
+            return
+        reason = "startFailed" if key in self._failed else "crashed"
+        if wanted_memory or event.name in self._turns.ended:
+            reason = "exceededMemory" if wanted_memory else "exceededCpu"
+        self._turns.ended.discard(event.name)
+        now, detail = self.mind.clock.now(), f"object cell ended with {event.status}"
+        self.mind.incidents.note(*key, version, reason, now, detail=detail)
 
     async def prepare(self, version: Version) -> None:
         """Have the sockets that a cell of this version is shown, before it starts."""
@@ -172,7 +190,7 @@ class ObjectCells:
                 self._changed[key].set()
             case "start":
                 assert asked is not None, "it is asked for"
-                if self._failed.get(key):
+                if key in self._failed:
                     raise KytheraError("it has ended before it listened.")
                 if anyio.current_time() < self._calm_at.get(key, 0.0):
                     await anyio.sleep(self.platform.limits.crash_backoff_ms_min / 1000)
@@ -205,6 +223,7 @@ class ObjectCells:
         used = self.workerds.used
         assert version is not None, "asked for because it is there"
         assert used is not None, "likewise"
+        self._stopping.discard(key)
         await self._open(key)
         await self.keeper.listen(_watch(key), self.layout.objects_watch(*key))
         await self.mind.prepare(version)
@@ -220,7 +239,8 @@ class ObjectCells:
         places = {which: f"{{socket:{socket}}}" for which, socket in sockets.items()}
         maker = self.mind.maker
         shut_in = maker.home_confined(version, Path(used.path), places, storage)
-        self._failed[key] = 1  # until it listens
+        self._failed.add(key)
+        self._version[key] = asked.version
         self._calm_at[key] = anyio.current_time() + self.platform.limits.crash_forget_s
         held = await self.keeper.spawn(
             name,
@@ -258,7 +278,7 @@ class ObjectCells:
         """Wait before the next try; who waits meanwhile is answered when it looks hopeless."""
         limits = self.platform.limits
         times = self._tries[key] = self._tries.get(key, 0) + 1
-        self._failed.pop(key, None)
+        self._failed.discard(key)
         if times >= limits.starts_failed_max and _socket(key) in self.keeper.sockets:
             await self._refuse_waiting(key)
         wait_ms = min(limits.crash_backoff_ms_min << min(times, 20), limits.crash_backoff_ms_max)
@@ -268,6 +288,7 @@ class ObjectCells:
 
     async def _stop(self, key: WorkerKey) -> None:
         """Let nobody in, wait for those inside, end it, and wait until it has ended."""
+        self._stopping.add(key)
         name = name_of(key)
         with anyio.move_on_after(self.platform.limits.objects_leave_ms / 1000):
             while name in self.keeper.processes:

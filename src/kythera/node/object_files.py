@@ -63,4 +63,6 @@ def remove_deleted(
     gone = [one.id for one in classes if one.deleted and (store / one.id).is_dir()]
     for key in gone:
         shutil.rmtree(store / key)
+    if gone and not any(store.iterdir()):
+        shutil.rmtree(store.parent)  # with its mark: no workerd is too old for nothing
     return gone

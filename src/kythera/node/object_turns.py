@@ -31,6 +31,8 @@ class ObjectTurns:
         self._pulses = pulses
         self._cpu_ms_max = cpu_ms_max
         self._turns = Turns()
+        self.ended: set[str] = set()
+        """Names of those that were ended for it."""
         self._journal = structlog.get_logger("objects")
 
     async def run(self) -> None:
@@ -50,6 +52,7 @@ class ObjectTurns:
                     tasks.start_soon(self._pulse, name)
                 case "doubt" | "over":
                     self._journal.warning("object_cell_exceeded", cell=name, cpu_ms_max=most)
+                    self.ended.add(name)
                     await self._keeper.signal(name, SIGKILL)
 
     def _cpu_ms(self, name: str) -> float:
