@@ -49,7 +49,7 @@ from kythera.node.key_loop import KeyLoop
 from kythera.node.log_servers import LogServers
 from kythera.node.mind import Mind
 from kythera.node.object_cells import ObjectCells
-from kythera.node.object_doors import doors as object_doors
+from kythera.node.object_doors import with_objects
 from kythera.node.pace_loop import PaceLoop
 from kythera.node.records_loop import RecordsLoop
 from kythera.node.status import MachineFacts, StatusServer
@@ -173,17 +173,8 @@ async def run(layout: Layout) -> None:
         programs = workerds.programs
         stores = parts_of()
         doors = store_doors(layout, [store.name for store in stores])
-        maker = CellMaker(
-            layout,
-            platform,
-            workerd,
-            blobs,
-            keyring,
-            egress.door,
-            programs,
-            doors,
-            lambda version: object_doors(layout, catalog, version, platform.machine),
-        )
+        maker = CellMaker(layout, platform, workerd, blobs, keyring, egress.door, programs, doors)
+        maker = with_objects(maker, catalog)
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
         consoles = Consoles(keeper, clock)
         hear(mind, consoles)

@@ -200,8 +200,10 @@ class ObjectCells:
                 await self.keeper.close(_socket(key))
                 await self.keeper.close(_watch(key))
                 await self._clean(key)
-                del self._changed[key]
-                return True
+                if self._asked(key) is None:
+                    del self._changed[key]
+                    return True
+                self._changed[key].set()  # meanwhile it is wanted again
             case "rest":
                 pass
         return False

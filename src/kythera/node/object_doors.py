@@ -1,9 +1,12 @@
 """Where a machine's cells find Durable Objects, and which class is where: read from the records."""
 
+from dataclasses import replace
+
 from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
 from kythera.model.objects import ObjectClass, classes_of
 from kythera.model.records import Version
+from kythera.node.cell_maker import CellMaker
 from kythera.run.objects import ObjectsDoor, doors_of
 
 
@@ -40,6 +43,12 @@ def doors(
         script: _door(layout, catalog, version.account, script, machine)
         for script in doors_of(version.bindings, version.worker)
     }
+
+
+def with_objects(maker: CellMaker, catalog: Catalog) -> CellMaker:
+    """Return a maker of cells that reach the objects they have bindings to."""
+    layout, machine = maker.layout, maker.platform.machine
+    return replace(maker, objects=lambda version: doors(layout, catalog, version, machine))
 
 
 def _door(layout: Layout, catalog: Catalog, account: str, script: str, machine: str) -> ObjectsDoor:
