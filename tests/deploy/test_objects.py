@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kythera.deploy.bindings import Origin
+from kythera.deploy.object_exports import declared
 from kythera.deploy.objects import (
     changed,
     live_classes,
@@ -173,3 +174,45 @@ def test_a_version_alone_brings_no_migrations() -> None:
     with pytest.raises(Refusal) as caught:
         refuse_by_version({"migrations": {"new_tag": "v1", "steps": [{"new_classes": ["A"]}]}})
     assert caught.value.code == 10211
+
+
+def declare(before: Origin, **entries: dict[str, Any]) -> tuple[Resource, ...]:
+    """Return the classes after an upload with these `exports`."""
+    exports = {name: {"type": "durable-object", **entry} for name, entry in entries.items()}
+    return declared({"exports": exports}, before)
+
+
+def test_exports_declare_what_there_is() -> None:
+    """Goal: what is new is made, what is there stays, a rename and a deletion happen once."""
+    made = declare(origin(), A={"storage": "sqlite"}, B={"storage": "legacy-kv"})
+    ids = live_classes(made, "w")
+    assert declare(origin(*made), A={"storage": "sqlite"}, B={"storage": "legacy-kv"}) == made
+    moving: dict[str, dict[str, Any]] = {
+        "A": {"state": "renamed", "renamed_to": "C"},
+        "B": {"state": "deleted"},
+        "C": {"storage": "sqlite"},
+    }
+    moved = declare(origin(*made), **moving)
+    assert live_classes(moved, "w") == {"C": ids["A"]}
+    assert declare(origin(*moved), **moving) == moved
+
+
+@pytest.mark.parametrize(
+    ("code", "entries"),
+    [
+        (100402, {"B": {"storage": "sqlite"}}),
+        (100402, {"A": {"storage": "legacy-kv"}}),
+        (10021, {"A": {"storage": "paper"}}),
+        (10021, {"A": {"storage": "sqlite", "container": "x"}}),
+        (10021, {"A": {"state": "transferred", "transferred_to": "x"}}),
+        (10021, {"A": {"type": "workflow"}}),
+    ],
+)
+def test_exports_that_would_lose_something_are_refused(
+    code: int, entries: dict[str, dict[str, Any]]
+) -> None:
+    """Goal: a class that is left out keeps its objects; what is not offered is named."""
+    made = declare(origin(), A={"storage": "sqlite"})
+    with pytest.raises(Refusal) as caught:
+        declare(origin(*made), **entries)
+    assert caught.value.code == code

@@ -60,3 +60,25 @@ def test_mistakes_are_told(wrangler: Wrangler, tmp_path: Path) -> None:
     done = wrangler.refuse("deploy", project=lacking)
     assert "10064" in done.text
     assert "'Lost'" in done.text
+
+
+def test_exports_declare_classes(wrangler: Wrangler, tmp_path: Path) -> None:
+    """Goal: what newer wranglers have instead of migrations; again and again, and with a rename."""
+    if wrangler.version.startswith("4.86"):
+        pytest.skip("this wrangler knows no exports")
+    name, platform = wrangler.name("declared"), wrangler.platform
+    bound = {"bindings": [{"name": "NS", "class_name": "Shop"}]}
+    made = {"type": "durable-object", "storage": "sqlite"}
+    config = {"name": name, "durable_objects": bound, "exports": {"Shop": made}}
+    first = write_project(tmp_path / "1", config, {"index.js": shop()})
+    for _ in range(2):
+        wrangler.do("deploy", project=first)
+    platform.wait_for(name, "0", "/count/one")
+    assert called(platform, name, "add") == 1
+    config["durable_objects"] = {"bindings": [{"name": "NS", "class_name": "Store"}]}
+    moved = {"type": "durable-object", "state": "renamed", "renamed_to": "Store"}
+    config["exports"] = {"Shop": moved, "Store": made}
+    second = write_project(tmp_path / "2", config, {"index.js": shop("2", "Store")})
+    wrangler.do("deploy", project=second)
+    platform.wait_for(name, '"version":"2"', "/fetch/one")
+    assert called(platform, name, "add") == 2

@@ -3,7 +3,8 @@
 Pure. A class is a record with an id of its own (`model.objects`), and migrations change records: a
 rename keeps the id and so the objects, a deletion marks it. Steps are applied in their order, all of
 them or none; the chain of tags is held (10079), and what cannot be applied is refused by the class's
-name with Cloudflare's codes. Refused as a whole: `transferred_classes`, the form `exports`.
+name with Cloudflare's codes. Refused as a whole: `transferred_classes`. The other way to say which
+classes there are, `exports`, is in `object_exports`.
 """
 
 import hashlib
@@ -36,7 +37,7 @@ def migrated(document: Any, origin: Origin) -> tuple[Resource, ...]:
     _check_tag(migrations, origin)
     steps = as_list(migrations.get("steps") or [], "metadata.migrations.steps")
     one = {key: migrations[key] for key in (*STEPS, "transferred_classes") if migrations.get(key)}
-    chain = _Chain(origin)
+    chain = Chain(origin)
     for step in [*steps, *([one] if one else [])]:
         chain.apply(as_object(step, "a step of metadata.migrations"))
     return tuple(chain.classes)
@@ -55,14 +56,15 @@ def _check_tag(migrations: Mapping[str, Any], origin: Origin) -> None:
         )
 
 
-class _Chain:
-    """The account's classes, while steps are applied to one worker's."""
+class Chain:
+    """The account's classes, while those of one worker change."""
 
     def __init__(self, origin: Origin) -> None:
         self._origin = origin
         self.classes = list(origin.classes)
 
     def apply(self, step: Mapping[str, Any]) -> None:
+        """Apply one step of a migration. Raises Refusal."""
         if step.get("transferred_classes"):
             raise invalid(
                 "This platform does not offer migrations with `transferred_classes` yet.",
@@ -70,19 +72,20 @@ class _Chain:
             )
         for item in as_list(step.get("renamed_classes") or [], "renamed_classes"):
             names = as_object(item, "an entry of renamed_classes")
-            self._rename(_class_name(names.get("from")), _class_name(names.get("to")))
+            self.rename(class_name(names.get("from")), class_name(names.get("to")))
         for name in as_texts(step.get("deleted_classes") or [], "deleted_classes"):
-            self._put(deleted(self._named(_class_name(name), "delete")))
+            self.remove(class_name(name))
         for key, sqlite in (("new_classes", False), ("new_sqlite_classes", True)):
             for name in as_texts(step.get(key) or [], key):
-                self._add(_class_name(name), sqlite=sqlite)
+                self.add(class_name(name), sqlite=sqlite)
 
-    def _find(self, name: str) -> Resource | None:
+    def find(self, name: str) -> Resource | None:
+        """Return the worker's class of that name, unless it was deleted."""
         mine = of_worker(self.classes, self._origin.worker)
         return next((c for c in mine if is_live(c) and c.fields["class"] == name), None)
 
     def _named(self, name: str, called: str) -> Resource:
-        found = self._find(name)
+        found = self.find(name)
         if found is None:
             raise Refusal(
                 APPLIED,
@@ -93,7 +96,7 @@ class _Chain:
         return found
 
     def _refuse_taken(self, name: str, called: str) -> None:
-        if self._find(name) is not None:
+        if self.find(name) is not None:
             raise Refusal(
                 APPLIED,
                 f"Cannot apply {called}-class migration to class {name!r} that is already depended"
@@ -104,14 +107,20 @@ class _Chain:
     def _put(self, changed: Resource) -> None:
         self.classes = [changed if one.id == changed.id else one for one in self.classes]
 
-    def _rename(self, old: str, new: str) -> None:
+    def remove(self, name: str) -> None:
+        """Say that a class is gone. Raises Refusal when there is none."""
+        self._put(deleted(self._named(name, "delete")))
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a class another name. Raises Refusal when there is none, or the name is taken."""
         found = self._named(old, "rename")
         self._refuse_taken(new, "rename")
         fields = {**found.fields, "class": new}
         name = f"{self._origin.worker}_{new}"
         self._put(msgspec.structs.replace(found, name=name, fields=fields))
 
-    def _add(self, name: str, *, sqlite: bool) -> None:
+    def add(self, name: str, *, sqlite: bool) -> None:
+        """Make a class. Raises Refusal when it is there."""
         origin = self._origin
         self._refuse_taken(name, "new-sqlite" if sqlite else "new")
         mine = of_worker(self.classes, origin.worker)
@@ -137,7 +146,8 @@ class _Chain:
         )
 
 
-def _class_name(value: Any) -> str:
+def class_name(value: Any) -> str:
+    """Return a class's name, if it can be one. Raises Refusal."""
     name = as_text(value, "a class in metadata.migrations")
     if CLASS_NAME.fullmatch(name) is None:
         raise invalid(f"{shown(name)} cannot be the name of a class.")
@@ -158,7 +168,7 @@ def changed(before: Sequence[Resource], after: Sequence[Resource]) -> tuple[Reso
 def refuse_by_version(metadata: Mapping[str, Any]) -> None:
     """Refuse migrations of a version that serves nobody yet (10211), as Cloudflare does."""
     migrations = as_object(metadata.get("migrations") or {}, "metadata.migrations")
-    if any(migrations.get(key) for key in ("steps", *STEPS)):
+    if any(migrations.get(key) for key in ("steps", *STEPS)) or metadata.get("exports"):
         raise Refusal(
             BY_VERSION,
             "Version upload failed. You attempted to upload a version of a Worker that includes a"

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from kythera.deploy import objects, settings
+from kythera.deploy import object_exports, objects, settings
 from kythera.deploy.bindings import PART_TYPES, Origin, resolve
 from kythera.deploy.confinement import confinement
 from kythera.deploy.documents import as_flag, as_object, as_text, read_object, shown
@@ -96,7 +96,7 @@ def draft(upload: Upload, origin: Origin, completed: Callable[[str], str]) -> Dr
     body_part = _optional_text(metadata, "body_part")
     if main_module is not None and body_part is not None:
         raise invalid("metadata has both main_module and body_part; a worker has one of them.")
-    before, classes = origin.classes, objects.migrated(metadata.get("migrations"), origin)
+    before, classes = origin.classes, object_exports.declared(metadata, origin)
     origin = replace(origin, classes=classes)
     assets = _assets(metadata, origin, completed)
     modules, blobs = _modules(upload.files, body_part, origin.limits.modules_max)

@@ -51,6 +51,8 @@ class Inside(msgspec.Struct):
 
     inside: int
     served: int
+    leaving: bool
+    """It lets nobody in any more."""
 
 
 @dataclass
@@ -159,6 +161,9 @@ class ObjectCells:
 
     async def _keep(self, key: WorkerKey) -> None:
         """Do what is to be done for one worker, until it has no objects here any more."""
+        said = await self._ask(key, "/") if name_of(key) in self.keeper.processes else None
+        if said is not None and said.leaving:
+            await self._stop(key)  # as an agent that was ended meanwhile had begun to do
         while True:
             self._changed[key] = anyio.Event()
             asked = self._asked(key)

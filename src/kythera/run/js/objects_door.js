@@ -50,6 +50,6 @@ export default class extends WorkerEntrypoint {
 export class Watch extends WorkerEntrypoint {
   fetch(request) {
     leaving ||= new URL(request.url).pathname === '/leave';
-    return Response.json({ inside, served });
+    return Response.json({ inside, served, leaving });
   }
 }
