@@ -4,13 +4,14 @@ import json
 import os
 import signal
 import socket
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from tests.platforms import RunningPlatform, running
+from tests.platforms import COMMAND, RunningPlatform, clean_environment, running
 from tests.processes import wait_until
 from tests.story.object_workers import binding, called, counting, deploy_shop, shop
 
@@ -143,6 +144,27 @@ def test_every_acknowledged_write_counts(state: Path) -> None:
             lambda: called(platform, "tally", "woken") == "woken", "the alarm", deadline_s=20
         )
         assert called(platform, "tally", "count") == before
+
+
+def test_a_backup_under_load_holds_what_was_acknowledged(tmp_path: Path) -> None:
+    """Goal: a platform that comes back from its backup has what was acknowledged before it began,
+    and goes on."""
+    file, again = tmp_path / "kythera.tar", tmp_path / "again"
+    with running(tmp_path / "first") as platform:
+        deploy_shop(platform, "saved")
+        platform.wait_for("saved", "1", "/version")
+        with counting(platform, "saved") as acknowledged:
+            counts_on(acknowledged)
+            before = len(acknowledged)
+            done = platform.kythera("backup", "create", str(file))
+            assert done.returncode == 0, done.stderr
+            after = called(platform, "saved", "count")
+    argv = [*COMMAND, "backup", "restore", "--state", str(again), str(file)]
+    subprocess.run(argv, env=clean_environment(), capture_output=True, timeout=60, check=True)
+    with running(again) as platform:
+        count = called(platform, "saved", "count")
+        assert before <= count <= after
+        assert called(platform, "saved", "add") == count + 1
 
 
 def test_plain_calls_wait_while_a_version_is_deployed(platform: RunningPlatform) -> None:
