@@ -136,7 +136,7 @@ async def test_what_is_not_offered_is_refused_by_name(world: World) -> None:
     assert "KV namespaces" in text
     assert "secret_text" in text
     for metadata in (
-        {"exports": {"C": {"type": "durable-object"}}},
+        {"exports": {"C": {"type": "workflow"}}},
         {"containers": [{"class_name": "X"}]},
         {"tail_consumers": [{"service": "x"}]},
     ):
