@@ -26,6 +26,7 @@ from bench import (
     kv,
     loops,
     neighbour,
+    objects,
     queues,
     r2,
     records,
@@ -52,6 +53,7 @@ BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "kv": kv.run,
     "services": services.run,
     "r2": r2.run,
+    "objects": objects.run,
 }
 FLEET_BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "spread": fleet.spread,

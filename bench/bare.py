@@ -34,11 +34,13 @@ class Bare:
 
 
 @asynccontextmanager
-async def bare_workerd(folder: Path, source: str, processes: int) -> AsyncIterator[Bare]:
+async def bare_workerd(
+    folder: Path, source: str, processes: int, *, config: str = CONFIG
+) -> AsyncIterator[Bare]:
     """Serve `source` with so many processes on one listening socket."""
     folder.mkdir()
     (folder / "index.js").write_text(source)
-    (folder / "config.capnp").write_text(CONFIG)
+    (folder / "config.capnp").write_text(config)
     async with AsyncExitStack() as stack:
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=4096))
         number = listening.fileno()

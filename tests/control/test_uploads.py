@@ -136,8 +136,7 @@ async def test_what_is_not_offered_is_refused_by_name(world: World) -> None:
     assert "Vectorize" in text
     assert "secret_text" in text
     for metadata in (
-        {"migrations": {"new_tag": "v1", "steps": [{"new_sqlite_classes": ["C"]}]}},
-        {"exports": {"C": {"type": "durable-object"}}},
+        {"exports": {"C": {"type": "workflow"}}},
         {"containers": [{"class_name": "X"}]},
         {"tail_consumers": [{"service": "x"}]},
     ):

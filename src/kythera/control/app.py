@@ -32,6 +32,7 @@ from kythera.control import (
     machines,
     machines_core,
     not_offered,
+    objects,
     peers,
     queues,
     releases,
@@ -82,6 +83,7 @@ def api_routes(services: Services) -> list[BaseRoute]:
         *hyperdrive.routes(ACCOUNT),
         *secrets_store.routes(ACCOUNT),
         *buckets.routes(ACCOUNT),
+        *objects.routes(ACCOUNT),
         *not_offered.routes(ACCOUNT),
     ]
 

@@ -19,7 +19,6 @@ ABSENT = {
     "containers/dash/applications": "containers",
     "pages/projects": "Pages",
     "workers/dispatch/namespaces": "dispatch namespaces",
-    "workers/durable_objects/namespaces": "Durable Objects",
     "workers/tails/by-consumer/{name}": "tail workers",
 }
 WRAPPED = {"r2/buckets": "buckets"}

@@ -6,19 +6,21 @@ uploads at once get two numbers.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import anyio
 import msgspec
 
 from kythera.control.caller import called_by, refuse_beyond
+from kythera.control.objects import home_of_objects
 from kythera.control.resources import refuse_absent, refuse_new
 from kythera.control.scopes import needed_for
 from kythera.control.services import Services, Tried
 from kythera.control.store import Change, end, put
 from kythera.deploy.bindings import Origin
 from kythera.deploy.bindings_services import refuse_no_worker
+from kythera.deploy.objects import refuse_not_exported
 from kythera.deploy.refusals import worker_absent
 from kythera.deploy.settings import annotations
 from kythera.deploy.upload import Draft
@@ -28,6 +30,7 @@ from kythera.ground.clock import iso
 from kythera.model.catalog import Catalog
 from kythera.model.errors import Refusal, StoreUnavailable
 from kythera.model.names import is_worker_name
+from kythera.model.objects import OBJECTS
 from kythera.model.records import Deployment, Split, Version, Worker
 
 POLL_MS = 10
@@ -86,6 +89,10 @@ async def publish(
             previous=before[0] if before else None,
             current=catalog.deployed(account, name),
             catalog=catalog,
+            classes=tuple(catalog.resources(account, OBJECTS)),
+            migration_tag=_tag_of(catalog, account, name),
+            now=iso(services.clock.now()),
+            machine=home_of_objects(catalog, account, name),
         )
         draft = await anyio.to_thread.run_sync(drafting, origin)
         refuse_new(origin.previous, draft.version)
@@ -98,6 +105,11 @@ async def publish(
     published = await services.store.settled(f"worker {name}", attempt)
     await let_go(services, name)
     return published
+
+
+def _tag_of(catalog: Catalog, account: str, name: str) -> str | None:
+    worker = catalog.worker(account, name)
+    return worker.migration_tag if worker is not None else None
 
 
 async def _finished(services: Services, name: str) -> None:
@@ -145,7 +157,8 @@ async def _tried(services: Services, draft: Draft, proven: dict[str, Tried]) -> 
         named_handlers=tuple(tried.named_handlers),
         startup_time_ms=tried.startup_time_ms,
     )
-    return Draft(version=version, blobs=draft.blobs, settings=draft.settings)
+    refuse_not_exported(version)
+    return replace(draft, version=version)
 
 
 async def _store(services: Services, draft: Draft, guard: int, *, deploy: bool) -> Published:
@@ -164,7 +177,7 @@ async def _store(services: Services, draft: Draft, guard: int, *, deploy: bool) 
     deployment = None
     if deploy:
         worker = msgspec.structs.replace(worker, held=(version.id,))
-    changes = [put(worker, guard), put(version)]
+    changes = [put(worker, guard), *map(put, draft.classes), put(version)]
     if deploy:
         deployment = deployment_of(
             services,

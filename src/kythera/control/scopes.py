@@ -129,6 +129,8 @@ NEEDS: dict[str, dict[str, Need]] = {
     f"{SCRIPT}/domains/changeset": {"POST": _deploy("ask about domains")},
     f"{SCRIPT}/domains/records": {"PUT": _deploy("set domains")},
     f"{WORKERS}/domains": {"GET": LOOK},
+    f"{WORKERS}/durable_objects/namespaces": {"GET": LOOK},
+    f"{WORKERS}/durable_objects/namespaces/{{namespace}}": {"GET": LOOK},
     f"{WORKERS}/domains/records": {"GET": LOOK},
     f"{WORKERS}/domains/records/{{domain}}": {"GET": LOOK},
     f"{SCRIPT}/schedules": {"GET": SEE, "PUT": _deploy("set schedules")},

@@ -14,6 +14,7 @@ from kythera.control.services import Services, services_of
 from kythera.control.workers import script_view, worker_of
 from kythera.deploy import assets
 from kythera.deploy.bindings import Origin
+from kythera.deploy.objects import refuse_by_version
 from kythera.deploy.refusals import version_absent
 from kythera.deploy.upload import Draft, Upload, draft, read_upload
 from kythera.deploy.versions import version_view
@@ -62,6 +63,8 @@ async def _uploaded(request: Request, *, create: bool, deploy: bool) -> Publishe
             parts_max=limits.modules_max + 1,
         )
         upload = read_upload(parts, metadata_bytes_max=limits.metadata_bytes_max)
+        if not deploy:
+            refuse_by_version(upload.metadata)
         drafting = partial(_draft, services, upload, now=services.fleet_now())
         name = request.path_params["name"]
         return await publish(services, name, drafting, create=create, deploy=deploy)

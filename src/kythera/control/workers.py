@@ -21,6 +21,7 @@ from kythera.deploy.versions import runtime_view
 from kythera.ground.clock import iso
 from kythera.model.catalog import Catalog
 from kythera.model.errors import Refusal
+from kythera.model.objects import OBJECTS, deleted, is_live, of_worker
 from kythera.model.records import Binding, Version, Worker
 
 
@@ -242,7 +243,9 @@ async def delete(request: Request) -> Response:
             raise worker_absent(name)
         if request.query_params.get("force") != "true":
             refuse_in_use(catalog, services.account, name)
-        await services.store.write(_ends(catalog, services.account, name))
+        classes = of_worker(catalog.resources(services.account, OBJECTS), name)
+        gone = [put(deleted(one)) for one in classes if is_live(one)]
+        await services.store.write([*gone, *_ends(catalog, services.account, name)])
 
     await services.store.settled(f"worker {name}", change)
     return success(None)

@@ -18,6 +18,7 @@ import msgspec
 from kythera.deploy.bindings_absent import INSTEAD
 from kythera.deploy.bindings_d1 import database_id
 from kythera.deploy.bindings_kv import read_namespace
+from kythera.deploy.bindings_objects import read_objects
 from kythera.deploy.bindings_queues import producer
 from kythera.deploy.bindings_r2 import read_bucket
 from kythera.deploy.bindings_services import read_service
@@ -26,7 +27,7 @@ from kythera.deploy.refusals import Refusals, invalid
 from kythera.model.catalog import Catalog
 from kythera.model.limits import Limits
 from kythera.model.names import BINDING_NAME
-from kythera.model.records import Binding, Deployment, Version
+from kythera.model.records import Binding, Deployment, Resource, Version
 
 OFFERED = (
     "plain_text",
@@ -48,12 +49,12 @@ OFFERED = (
     "service",
     "worker_loader",
     "r2_bucket",
+    "durable_object_namespace",
 )
 PART_TYPES = {"wasm_module": "wasm", "text_blob": "text", "data_blob": "data"}
 """Bindings of the service-worker format to a part of the upload, and that part's module type."""
 
 NOT_OFFERED_YET = {
-    "durable_object_namespace": "Durable Objects",
     "workflow": "workflows",
     "dispatch_namespace": "dispatch namespaces",
     "vectorize": "Vectorize",
@@ -100,6 +101,13 @@ class Origin:
     current: Deployment | None = None
     catalog: Catalog | None = None
     """Where what bindings lead to is looked up."""
+    classes: tuple[Resource, ...] = ()
+    """Of Durable Objects: all that the account has and had."""
+    migration_tag: str | None = None
+    now: str = ""
+    """When what is made was made."""
+    machine: str = ""
+    """Where the objects of a worker's first class shall live."""
 
     def before(self, name: str) -> Binding | None:
         """Return the newest version's binding of that name."""
@@ -286,6 +294,7 @@ READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "secrets_store_secret": _read_shared_secret,
     "service": read_service,
     "r2_bucket": read_bucket,
+    "durable_object_namespace": read_objects,
 }
 
 

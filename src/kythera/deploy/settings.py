@@ -42,13 +42,6 @@ DEFAULT_DATE = "2026-01-01"
 
 def refuse_not_offered(metadata: Mapping[str, Any]) -> None:
     """Refuse an upload that relies on what does not exist here yet."""
-    migrations = as_object(metadata.get("migrations") or {}, "metadata.migrations")
-    if migrations.get("steps"):
-        raise _not_offered("Durable Objects (migrations)")
-    exports = as_object(metadata.get("exports") or {}, "metadata.exports")
-    if exports:
-        names = ", ".join(shown(name) for name in list(exports)[:5])
-        raise _not_offered(f"exported Durable Objects and the like ({names})")
     for key, called in (
         ("containers", "containers"),
         ("tail_consumers", "tail workers"),

@@ -7,17 +7,17 @@ this Kythera does not know are ignored; those it knows and cannot honour are ref
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
-from kythera.deploy import settings
+from kythera.deploy import object_exports, objects, settings
 from kythera.deploy.bindings import PART_TYPES, Origin, resolve
 from kythera.deploy.confinement import confinement
 from kythera.deploy.documents import as_flag, as_object, as_text, read_object, shown
 from kythera.deploy.refusals import invalid, too_big, unreadable
-from kythera.model.records import Assets, Binding, Module, Version
+from kythera.model.records import Assets, Binding, Module, Resource, Version
 
 CONTENT_TYPES = {
     "application/javascript+module": "esm",
@@ -64,6 +64,8 @@ class Draft:
     blobs: Mapping[str, bytes]
     settings: Mapping[str, Any]
     """Fields of the worker's record that this upload sets."""
+    classes: tuple[Resource, ...] = ()
+    """Classes of Durable Objects that it makes or changes."""
 
 
 def read_upload(parts: Sequence[Part], *, metadata_bytes_max: int) -> Upload:
@@ -94,6 +96,8 @@ def draft(upload: Upload, origin: Origin, completed: Callable[[str], str]) -> Dr
     body_part = _optional_text(metadata, "body_part")
     if main_module is not None and body_part is not None:
         raise invalid("metadata has both main_module and body_part; a worker has one of them.")
+    before, classes = origin.classes, object_exports.declared(metadata, origin)
+    origin = replace(origin, classes=classes)
     assets = _assets(metadata, origin, completed)
     modules, blobs = _modules(upload.files, body_part, origin.limits.modules_max)
     _check_entry(main_module or body_part, modules, has_assets=assets is not None)
@@ -118,12 +122,14 @@ def draft(upload: Upload, origin: Origin, completed: Callable[[str], str]) -> Dr
         assets=assets,
         annotations=settings.annotations(metadata.get("annotations"), "upload"),
         confinement=confinement(metadata.get("kythera"), origin.limits),
+        objects=objects.live_classes(classes, origin.worker),
         **settings.runtime(metadata, origin.limits),
     )
     return Draft(
         version=msgspec.structs.replace(version, etag=etag(version)),
         blobs=blobs,
         settings=settings.worker_settings(metadata),
+        classes=objects.changed(before, classes),
     )
 
 

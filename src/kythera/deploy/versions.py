@@ -5,7 +5,7 @@ deployment with the highest number holds, and none of its versions is ever prune
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -70,9 +70,9 @@ def with_runtime(draft: Draft, document: Mapping[str, Any], platform: Limits) ->
     before = {**runtime_view(version), "placement": version.placement}
     named = {key: document[key] for key in before if document.get(key) is not None}
     changed = msgspec.structs.replace(version, **runtime({**before, **named}, platform))
-    return Draft(
+    return replace(
+        draft,
         version=msgspec.structs.replace(changed, etag=etag(changed)),
-        blobs=draft.blobs,
         settings=worker_settings(document),
     )
 

@@ -193,11 +193,6 @@ class Layout:
         return self.run / f"store-{store}-pulse.sock"
 
     @property
-    def stores_seccomp(self) -> Path:
-        """The filter of system calls of stores, which write files (what `seccomp` is to cells)."""
-        return self.seccomp.with_name("seccomp-stores.bpf")
-
-    @property
     def store_key(self) -> Path:
         """What cells' passes to this machine's stores are signed with, 0600."""
         return self.state / "store.key"
@@ -216,6 +211,19 @@ class Layout:
     def data(self) -> Path:
         """What workers keep, a folder for each store (0700)."""
         return self.state / "data"
+
+    def objects_socket(self, account: str, worker: str) -> Path:
+        """Where stateless cells reach a worker's object cell."""
+        mark = hashlib.sha256(f"{account}/{worker}".encode()).hexdigest()[:12]
+        return self.cells / f"o{mark}.sock"
+
+    def objects_watch(self, account: str, worker: str) -> Path:
+        """Where the agent asks an object cell who is inside, and has it let nobody in."""
+        return self.objects_socket(account, worker).with_suffix(".watch")
+
+    def objects_of(self, account: str, worker: str) -> Path:
+        """A worker's objects, and which workerd last wrote them."""
+        return self.data / "objects" / account / worker
 
     @property
     def kv_blobs(self) -> Path:

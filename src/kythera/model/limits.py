@@ -59,6 +59,13 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Calls and requests of one process to one other worker at the same time: what a loop through
     workers ends at, if nothing else ends it before. Less than half of `queue_requests`."""
 
+    # Durable Objects
+    objects_leave_ms: int = 5_000
+    """How long calls that are inside an object cell may take to end when it is replaced; WebSockets
+    are not waited for."""
+    object_bytes_max: int = 10 * 1024 * MIB
+    """Of one object's database (Cloudflare's figure)."""
+
     # Egress
     egress_head_ms: int = 100_000
     """A server that has not begun to answer by then is given up."""

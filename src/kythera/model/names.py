@@ -12,6 +12,7 @@ TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 BINDING_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,127}")
 QUEUE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+CLASS_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,127}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 RESOURCE_ID = re.compile(r"[0-9a-f]{32}")
 """Of what has no id of another kind: KV namespaces …"""

@@ -167,6 +167,8 @@ class Version(Record, frozen=True, kw_only=True):
     handlers: tuple[str, ...] = ()
     named_handlers: tuple[str, ...] = ()
     startup_time_ms: int = 0
+    objects: dict[str, str] = field(default_factory=dict)
+    """The worker's classes of Durable Objects when this was uploaded: name → id of the resource."""
 
     def key(self) -> str:
         """`version.<account>.<worker>.<id>`."""

@@ -51,6 +51,8 @@ from kythera.node.keeper_programs import GIVE_UP_STATUS
 from kythera.node.key_loop import KeyLoop
 from kythera.node.log_servers import LogServers
 from kythera.node.mind import Mind
+from kythera.node.object_cells import ObjectCells
+from kythera.node.object_doors import with_objects
 from kythera.node.pace_loop import PaceLoop
 from kythera.node.records_loop import RecordsLoop
 from kythera.node.status import MachineFacts, StatusServer
@@ -82,6 +84,7 @@ class Agent:
     egress: EgressCell
     stores: Stores
     events: EventsDoor
+    objects: ObjectCells
     facts: MachineFacts
     client: MeshClient
     keys: KeyLoop
@@ -99,11 +102,13 @@ class Agent:
         self.mind.records_changed()
         self.blobs.changed()
         self.stores.records_changed(self.mind.catalog)
+        self.objects.records_changed(self.mind.catalog)
 
     async def prepare(self, version: Version) -> None:
         """Wait, but not for ever, until what a version is made of is on this machine."""
         await self.blobs.prepare(version)
         await self.keys.prepare(version)
+        await self.objects.prepare(version)
 
     async def follow(self) -> None:
         """Follow the records, for ever."""
@@ -179,6 +184,7 @@ async def run(layout: Layout) -> None:
         maker = CellMaker(
             layout, platform, workerd, blobs, keyring, egress.door, programs, doors, catalog
         )
+        maker = with_objects(maker, catalog)
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
         hear(mind, consoles)
         fleet = Fleet(layout, platform, catalog, clock)
@@ -212,6 +218,7 @@ async def run(layout: Layout) -> None:
             egress=egress,
             stores=Stores(layout, keeper, stores),
             events=EventsDoor(layout, keeper, Events(mind, SystemChance())),
+            objects=ObjectCells(layout, platform, keeper, mind, workerds),
             facts=facts,
             client=client,
             keys=KeyLoop(keyring, platform.limits.blob_prepare_ms),
@@ -227,7 +234,7 @@ async def run(layout: Layout) -> None:
 async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) -> None:
     """Adopt what is there, then start every loop and pass on what the keeper says."""
     agent.records.changed = agent.records_changed
-    agent.egress.started = agent.consoles.listen_to
+    agent.egress.started = agent.objects.started = agent.consoles.listen_to
     agent.consoles.engine_said = agent.egress.hear
     agent.mind.prepare, agent.mind.heal = agent.prepare, agent.blobs.heal
     agent.servers.changed = agent.mind.traffic_due
@@ -246,6 +253,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         agent.egress.run,
         agent.stores.run,
         agent.events.run,
+        agent.objects.run,
         agent.front.run,
         agent.front.measure,
         agent.front.watch_files,
@@ -272,6 +280,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         tasks.start_soon(loop)
     async for event in agent.keeper.events:
         agent.mind.keeper_says(event)
+        agent.objects.note(event)
         if isinstance(event, Exited):
             agent.servers.note(event)
             front.note(event)

@@ -25,10 +25,13 @@ from kythera.run.assets import materialise
 from kythera.run.bindings import Database, Databases, SharedSecret, StoreDoors, stores_of
 from kythera.run.cell import WORKERD_MARK, CellName
 from kythera.run.config import PULSE, CellSettings, cell_config
+from kythera.run.objects import ObjectHome, ObjectsDoor
 from kythera.run.outbound import EgressDoor
 from kythera.run.sandbox import (
     ASSETS,
     EGRESS_SOCKET,
+    OBJECTS_FOLDER,
+    OBJECTS_STORAGE,
     STORES_FOLDER,
     TAIL_SOCKET,
     Confined,
@@ -65,6 +68,8 @@ class CellMaker:
     """This machine's stores, by where they are outside of a sandbox."""
     catalog: Catalog = field(default_factory=Catalog)
     """Where the secrets of stores are found, sealed."""
+    objects: Callable[[Version], Mapping[str, ObjectsDoor]] = lambda _: {}
+    """How a version's cells reach Durable Objects, by where they are outside of a sandbox."""
     _trees: dict[str, Path] = field(default_factory=dict)
     """Of manifests whose trees were laid out since this agent started."""
 
@@ -72,22 +77,48 @@ class CellMaker:
         """Return what to spawn: workerd in its sandbox, with the keeper's placeholders for
         descriptors; `pulse` is the keeper's name of the process's own socket."""
         sockets = {"http": f"{{socket:{cell.socket}}}", PULSE: f"{{socket:{pulse}}}"}
-        folders = {}
+        program = self.programs.get(pulse.partition(WORKERD_MARK)[2], self.workerd)
+        return self._confined(program, sockets, version, self._folders(version, cell.observed))
+
+    def home_confined(
+        self, version: Version, program: Path, sockets: Mapping[str, str], storage: Path
+    ) -> Confined:
+        """Return what to spawn for an object cell; it alone may write, and into `storage` alone."""
+        folders = self._folders(version, observed=False)
+        return self._confined(program, sockets, version, folders, {OBJECTS_STORAGE: storage})
+
+    def _folders(self, version: Version, observed: bool) -> dict[Path, Path]:
+        folders: dict[Path, Path] = {}
         if (assets := self._assets(version)) is not None:
             folders[ASSETS] = assets
-        if cell.observed:
+        if observed:
             folders[TAIL_SOCKET] = self.layout.tail_socket
         if self.egress is not None and version.confinement.egress != "none":
             folders[EGRESS_SOCKET] = self.egress.socket
         if self.stores is not None:
             for store in stores_of(version) & self.stores.sockets.keys():
                 folders[STORES_FOLDER / store] = self.stores.sockets[store]
+        for script, door in self.objects(version).items():
+            if door.socket is not None:
+                folders[OBJECTS_FOLDER / script] = door.socket
+        return folders
+
+    def _confined(
+        self,
+        program: Path,
+        sockets: Mapping[str, str],
+        version: Version,
+        folders: Mapping[Path, Path],
+        writable: Mapping[Path, Path] | None = None,
+    ) -> Confined:
         shut_in = ShutIn(
-            program=self.programs.get(pulse.partition(WORKERD_MARK)[2], self.workerd),
+            program=program,
             arguments=workerd_argv(sockets, "{control}"),
             account=version.account,
             memory_mib=room_mib(version, self.platform.limits),
             folders=folders,
+            writable=writable or {},
+            file_bytes_max=self.platform.limits.object_bytes_max if writable else 0,
         )
         return confine(shut_in, self.platform.isolation, self.platform.limits)
 
@@ -103,10 +134,17 @@ class CellMaker:
 
     def config(self, cell: CellName, version: Version) -> bytes:
         """Return the binary configuration for workerd's stdin."""
+        return self._config(version, observed=cell.observed)
+
+    def home_config(self, version: Version, home: ObjectHome) -> bytes:
+        """Return the same for an object cell."""
+        seen = self._seen(OBJECTS_STORAGE, home.folder)
+        assert seen is not None, "what is there is seen somewhere"
+        return self._config(version, observed=False, home=replace(home, folder=seen))
+
+    def _config(self, version: Version, *, observed: bool, home: ObjectHome | None = None) -> bytes:
         settings = CellSettings(
-            tail_url_socket=self._seen(TAIL_SOCKET, self.layout.tail_socket)
-            if cell.observed
-            else None,
+            tail_url_socket=self._seen(TAIL_SOCKET, self.layout.tail_socket) if observed else None,
             assets_dir=self._seen(ASSETS, self._assets(version)),
             egress=self._egress(),
             heap_mib_max=memory_mib(version, self.platform.limits),
@@ -114,6 +152,8 @@ class CellMaker:
             shared_secret=self._shared_secrets(version),
             database=self._databases(version),
             service_calls_max=self.platform.limits.service_calls,
+            objects=self._objects(version),
+            home=home,
         )
         return cell_config(
             version,
@@ -152,6 +192,13 @@ class CellMaker:
         seen = self._seen(EGRESS_SOCKET, self.egress.socket)
         assert seen is not None, "what is there is seen somewhere"
         return replace(self.egress, socket=seen)
+
+    def _objects(self, version: Version) -> dict[str, ObjectsDoor]:
+        found = self.objects(version)
+        return {
+            script: replace(door, socket=self._seen(OBJECTS_FOLDER / script, door.socket))
+            for script, door in found.items()
+        }
 
     def _stores(self) -> StoreDoors | None:
         if self.stores is None or not self.platform.isolation.bubblewrap:

@@ -17,6 +17,7 @@ from kythera.ground.clock import Clock
 from kythera.ground.readiness import Readiness
 from kythera.node.keeper_client import HeldProcess
 from kythera.run.cell import CellName
+from kythera.run.object_cells import key_of
 from kythera.run.prelude import EXCEPTION_MARKER
 
 CHUNK_BYTES = 65_536
@@ -159,10 +160,16 @@ class Consoles:
             getattr(self._journal, level)(event, store=name.removeprefix(STORES), **fields)
         return found is not None
 
+    def _object_cell(self, name: str) -> CellName | None:
+        """Return whose object cell prints, and of which version it is."""
+        key, held = key_of(name), self._keeper.processes.get(name)
+        version = "" if held is None else str(held.tags.get("version", ""))
+        return None if key is None else CellName(*key, version, 0, observed=False)
+
     def _log(self, console: Console, line: str) -> None:
         if line.startswith(CELL_CHATTER):
             return
-        cell = CellName.parse(console.name)
+        cell = CellName.parse(console.name) or self._object_cell(console.name)
         if not console.allow(self._clock.now()):
             if cell is not None:
                 self.dropped(cell)

@@ -18,6 +18,7 @@ from kythera.ground.layout import Layout
 from kythera.model.errors import SetupError
 from kythera.model.limits import Limits
 from kythera.model.platform import Isolation
+from kythera.run.seccomp import writing
 from kythera.run.workerd import find_workerd
 
 PROGRAM_S_MAX = 30.0
@@ -54,7 +55,7 @@ def _remembered(path: Path, mark: str) -> Isolation | None:
         said, isolation = msgspec.json.decode(path.read_bytes(), type=tuple[str, Isolation])
     except (OSError, msgspec.MsgspecError):
         return None
-    filters = (isolation.seccomp, isolation.seccomp_outward)
+    filters = (isolation.seccomp, writing(isolation.seccomp), isolation.seccomp_outward)
     there = all(Path(file).is_file() for file in filters)
     return isolation if said == mark and there else None
 

@@ -38,6 +38,7 @@ from kythera.node.isolation import NO_SANDBOX, Errand
 from kythera.run.config import hello_config
 from kythera.run.sandbox import ShutIn, confine
 from kythera.run.seccomp import program as seccomp_program
+from kythera.run.seccomp import writing
 from kythera.run.workerd import find_workerd, workerd_argv
 
 PROBE_S_MAX = 5.0
@@ -110,6 +111,7 @@ def _ways(workerd: Path, seccomp: Path) -> Iterator[tuple[Isolation, list[str]]]
         outward = seccomp.with_name(f"{seccomp.stem}-outward{seccomp.suffix}")
         write_atomically(seccomp, seccomp_program(), 0o444)
         write_atomically(outward, seccomp_program(outward=True), 0o444)
+        write_atomically(Path(writing(str(seccomp))), seccomp_program(storing=True), 0o444)
         files = {"seccomp": str(seccomp), "seccomp_outward": str(outward)}
         whole = msgspec.structs.replace(whole, **files)
     except (KytheraError, OSError) as error:

@@ -18,6 +18,7 @@ from kythera.ground.files import Stamp, stamp_of
 from kythera.ground.layout import Layout
 from kythera.model.errors import KytheraError
 from kythera.model.platform import Platform
+from kythera.node.object_files import newest_writer
 from kythera.node.status import MachineFacts
 from kythera.run.cell import Cell, WorkerKey
 from kythera.run.decide import Cells
@@ -123,6 +124,11 @@ class Workerds:
             version = await workerd_version(path)
             if not version:
                 raise KytheraError("it does not say its version.")
+            if version < (newest := newest_writer(self.layout)):
+                raise KytheraError(
+                    f"workerd {newest} has written Durable Objects; {version}, which is older,"
+                    " would damage them."
+                )
             settings = TrialSettings(path, self.platform.limits, self.platform.isolation)
             await try_hello(settings)
         except (KytheraError, OSError) as error:

@@ -18,7 +18,6 @@ import httpx
 import msgspec
 import structlog
 
-from kythera.ground.files import write_atomically
 from kythera.ground.layout import Layout
 from kythera.ground.passes import PASS_HEADER, Pass, sign, store_key
 from kythera.model.catalog import Catalog
@@ -27,7 +26,6 @@ from kythera.node.engines import Engine, EngineOrder
 from kythera.node.keeper_client import Exited, HeldProcess, KeeperClient
 from kythera.run.config import PULSE
 from kythera.run.sandbox import Confined, ShutIn, confine, uid_of
-from kythera.run.seccomp import program
 from kythera.run.store_config import DATA_FOLDER, StoreView
 from kythera.run.store_counts import StoreCounts, WorkerUse, added
 from kythera.run.workerd import workerd_argv
@@ -151,11 +149,7 @@ class WorkerdStore:
         )
 
     def _confined(self, sockets: Mapping[str, str]) -> Confined:
-        platform, layout = self._host.platform, self._host.layout
-        isolation = platform.isolation
-        if isolation.seccomp:
-            write_atomically(layout.stores_seccomp, program(storing=True), 0o444)
-            isolation = msgspec.structs.replace(isolation, seccomp=str(layout.stores_seccomp))
+        platform = self._host.platform
         numbers = {name: f"{{socket:{held}}}" for name, held in sockets.items()}
         shut_in = ShutIn(
             program=self._host.workerd,
@@ -166,7 +160,7 @@ class WorkerdStore:
             writable={DATA_FOLDER: self.folder.absolute()},
             file_bytes_max=platform.limits.store_file_bytes_max,
         )
-        return confine(shut_in, isolation, platform.limits)
+        return confine(shut_in, platform.isolation, platform.limits)
 
     def _make_folder(self) -> None:
         """Have a folder that is the process's own, also after a restore by somebody else."""

@@ -7,17 +7,19 @@ a line. What is not in it is refused by name (10021), never dropped. A binding t
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kythera.ground.passes import PASS_HEADER, Pass, sign
 from kythera.model.errors import Refusal
 from kythera.model.names import queue_id
+from kythera.model.objects import OBJECTS
 from kythera.model.records import Binding, Module, Version
 from kythera.run.bindings_d1 import database_value
 from kythera.run.bindings_kv import KV, namespace_value
 from kythera.run.bindings_services import SERVICES, service_value
+from kythera.run.objects import ObjectHome, ObjectsDoor, objects_value
 from kythera.run.outbound import NOTHING, OUTBOUND_COMPATIBILITY_DATE
 from kythera.run.prelude import source
 
@@ -72,6 +74,10 @@ class BindingContext:
     """Opens a Hyperdrive config; None: this is a trial."""
     service_calls_max: int = 500
     """Of one process to one other worker at the same time."""
+    objects: Mapping[str, ObjectsDoor] = field(default_factory=dict)
+    """By worker: how this cell reaches its Durable Objects."""
+    home: ObjectHome | None = None
+    """Of a worker's object cell."""
 
 
 @dataclass(frozen=True)
@@ -306,6 +312,10 @@ def _bucket(binding: Binding, context: BindingContext) -> Made:
     return Made(binding.name, {"r2Bucket": {"name": service["name"]}}, (service,))
 
 
+def _objects(binding: Binding, context: BindingContext) -> Made:
+    return Made(binding.name, *objects_value(binding, context))
+
+
 MAKERS: dict[str, Maker] = {
     "plain_text": _text,
     "json": _json,
@@ -325,6 +335,7 @@ MAKERS: dict[str, Maker] = {
     "analytics_engine": _analytics,
     "hyperdrive": _hyperdrive,
     "secrets_store_secret": _shared_secret,
+    OBJECTS: _objects,
 }
 """What a version may be given."""
 STORES: dict[str, str] = {

@@ -5,8 +5,8 @@ in the message itself, and that nothing is dropped: a binding or module that is 
 Refusal that names it. The socket for requests is called `http`; a cell, not a trial, has another.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from kythera.run.bindings import (
     services_of,
 )
 from kythera.run.bindings_services import SERVICES, rpc_flags, rpc_options
+from kythera.run.objects import ObjectHome, ObjectsDoor, at_home, home_services, home_sockets
 from kythera.run.outbound import (
     EGRESS,
     NOTHING,
@@ -98,6 +99,10 @@ class CellSettings:
     database: Databases | None = None
     """Opens Hyperdrive configs; None: as before."""
     service_calls_max: int = 500
+    objects: Mapping[str, ObjectsDoor] = field(default_factory=dict)
+    """How Durable Objects are reached, by the worker whose they are."""
+    home: ObjectHome | None = None
+    """What makes it a worker's object cell; None: it is a stateless one."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,8 @@ class _Builder:
             settings.shared_secret,
             settings.database,
             settings.service_calls_max,
+            settings.objects,
+            settings.home,
         )
 
     @cached_property
@@ -215,11 +222,13 @@ def _config(builder: _Builder) -> Fields:
     events = not builder.trial and takes_events(builder.version)
     if events:
         services.append(_events_service(builder))
+    if settings.home is not None:
+        services += home_services(settings.home, _service_name(builder.version))
     flags = [f"--max-heap-size={settings.heap_mib_max}"] if settings.heap_mib_max else []
     # A small heap makes V8 collect its youngest objects more often than it needs to.
     young = min(YOUNG_MIB_MAX, max(1, settings.heap_mib_max // YOUNG_SHARE))
     flags += [f"--max-semi-space-size={young}"] if flags else []
-    sockets = [_socket(builder)]
+    sockets = [_socket(builder)] if settings.home is None else home_sockets()
     if not builder.trial:
         pulse = {"name": _EVENTS if events else NOTHING}
         sockets.append({"name": PULSE, "http": {}, "service": pulse})
@@ -287,6 +296,8 @@ def _worker(builder: _Builder) -> Fields:
             worker["bindings"].insert(0, clocks_binding())
     if builder.cache is not None:
         worker["cacheApiOutbound"] = {"name": builder.cache["name"]}
+    if builder.settings.home is not None:
+        worker = at_home(worker, builder.settings.home)
     if not builder.trial:
         worker["tails"] = [{"name": name} for name in _tails(builder)]
     return worker

@@ -16,6 +16,7 @@ from kythera.ground.forking import STAGE
 from kythera.model.limits import MIB, Limits
 from kythera.model.platform import Isolation
 from kythera.model.records import Version
+from kythera.run.seccomp import writing
 from kythera.run.workerd import CA_FILES
 
 PROGRAM = "/bin/workerd"
@@ -23,6 +24,10 @@ ASSETS = Path("/assets")
 TAIL_SOCKET = Path("/run/tail.sock")
 EGRESS_SOCKET = Path("/run/egress.sock")
 """The one way out."""
+OBJECTS_FOLDER = Path("/run/objects")
+"""Of other workers' objects and its own, a socket for each worker that the version has a binding to."""
+OBJECTS_STORAGE = Path("/objects")
+"""What an object cell alone has: where its objects keep their data, and the one place it may write."""
 STORES_FOLDER = Path("/run/stores")
 """Of the machine's stores, a socket for each that the version has a binding to."""
 NAMES_AND_AUTHORITIES = (
@@ -68,9 +73,9 @@ class ShutIn:
     folders: Mapping[Path, Path] = field(default_factory=dict)
     """Where it sees them → where they are: files, folders and sockets."""
     writable: Mapping[Path, Path] = field(default_factory=dict)
-    """The same, of folders that it may change: a store's, never a cell's."""
+    """The same, of folders that it may change: a store's, or that of a worker's objects."""
     file_bytes_max: int = 0
-    """0: as much as a cell's folder for temporary files holds."""
+    """Of one file there; 0: as of temporary ones."""
     outward: bool = False
     """Has the host's network, and the system calls for it: the egress cell alone."""
 
@@ -117,9 +122,8 @@ def confine(
         places, stage = sources, {}
     network = ["--share-net"] if cell.outward else []
     argv = [isolation.bubblewrap, *_NAMESPACES, *network, "--info-fd", info]
-    calls = isolation.seccomp_outward if cell.outward else isolation.seccomp
-    if calls:
-        argv += ["--seccomp", seccomp.replace("%s", calls)]
+    if isolation.seccomp:
+        argv += ["--seccomp", seccomp.replace("%s", _calls(cell, isolation))]
     for library in isolation.libraries:
         argv += ["--ro-bind", library, library]
     argv += ["--size", str(limits.temporary_bytes_max), "--tmpfs", "/tmp"]  # noqa: S108 (inside)
@@ -128,6 +132,13 @@ def confine(
     argv += ["--ro-bind-try", CORES, CORES]
     argv += ["--remount-ro", "/", "--chdir", "/", "--", PROGRAM, *cell.arguments]
     return Confined(argv, uid_of(cell.account) if isolation.uids else None, stage, rlimits)
+
+
+def _calls(cell: ShutIn, isolation: Isolation) -> str:
+    """Return where the filter of its system calls is."""
+    if cell.outward:
+        return isolation.seccomp_outward
+    return writing(isolation.seccomp) if cell.writable else isolation.seccomp
 
 
 _NAMESPACES = (
@@ -150,7 +161,7 @@ def data_bytes_max(memory_mib: int, idle_bytes: int) -> int:
 def _rlimits(cell: ShutIn, isolation: Isolation, limits: Limits) -> dict[str, int]:
     found = {
         "RLIMIT_CORE": 0,  # a core file would hold its secrets
-        "RLIMIT_FSIZE": cell.file_bytes_max or limits.temporary_bytes_max,
+        "RLIMIT_FSIZE": max(limits.temporary_bytes_max, cell.file_bytes_max),
     }
     if not cell.outward:  # which has its own bound: so many connections of all workers
         found["RLIMIT_NOFILE"] = limits.open_files_max

@@ -149,9 +149,15 @@ _PRCTL = {15: "a thread's name", 16: "likewise", 0x53564D41: "names of memory ar
 _IOCTL = {0x5421: "FIONBIO", 0x5450: "FIONCLEX", 0x5451: "FIOCLEX", 0x541B: "FIONREAD"}
 
 
+def writing(filter_file: str) -> str:
+    """Return where the filter of stores and object cells is: beside that of all others."""
+    return f"{filter_file}-writing"
+
+
 def program(*, storing: bool = False, outward: bool = False) -> bytes:
     """Return the filter as bubblewrap's `--seccomp` takes it (struct sock_filter, native order):
-    a cell's; that of a store, which writes files; or the egress cell's, which speaks to the internet.
+    a cell's; that of a store or an object cell, which write files; or the egress cell's, which speaks
+    to the internet.
 
     Raises SetupError when libseccomp is not there."""
     try:

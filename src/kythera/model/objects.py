@@ -1,0 +1,62 @@
+"""A class of Durable Objects as a record: what stays of it while code, and even its name, changes.
+
+The record is a `Resource`; its id is the key that workerd derives the ids and the folder of all its
+objects from. One that was deleted stays as a record that says so: data are removed because of what a
+record says, never because one is missing.
+"""
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from kythera.model.catalog import Catalog
+from kythera.model.records import Resource
+
+OBJECTS = "durable_object_namespace"
+"""The type of such a resource, and of the binding to one."""
+
+
+class ObjectClass(Struct, frozen=True, kw_only=True):
+    """One class of a worker."""
+
+    worker: str
+    class_name: str
+    id: str
+    sqlite: bool
+    machine: str
+    """Where its objects live: their data are on that machine alone."""
+    deleted: bool = False
+
+
+def read_class(resource: Resource) -> ObjectClass:
+    """Return what a resource says of its class."""
+    fields = resource.fields
+    return ObjectClass(
+        worker=fields["script"],
+        class_name=fields["class"],
+        id=resource.id,
+        sqlite=fields["use_sqlite"],
+        machine=fields["machine"],
+        deleted=fields.get("deleted", False),
+    )
+
+
+def of_worker(resources: Iterable[Resource], worker: str) -> list[Resource]:
+    """Return a worker's classes, those deleted too."""
+    return [one for one in resources if one.fields["script"] == worker]
+
+
+def is_live(resource: Resource) -> bool:
+    """Tell whether a class was not deleted."""
+    return not resource.fields.get("deleted", False)
+
+
+def deleted(resource: Resource) -> Resource:
+    """Return the record that says that a class, and all its objects, are gone."""
+    return replace(resource, fields={**resource.fields, "deleted": True})
+
+
+def classes_of(catalog: Catalog, account: str, worker: str) -> list[ObjectClass]:
+    """Return all classes that a worker has and had."""
+    return [read_class(one) for one in of_worker(catalog.resources(account, OBJECTS), worker)]

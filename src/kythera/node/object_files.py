@@ -1,0 +1,68 @@
+"""The folders of Durable Objects: made for their account, marked by who wrote them, removed.
+
+A worker's folder holds `store`, which its object cell sees and writes, and `workerd`, the version of
+the newest workerd that has ever opened it: an older one cannot read what that one has written.
+Removed are the objects of classes that a record says were deleted, and nothing else.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from kythera.ground.files import write_private
+from kythera.ground.layout import Layout
+from kythera.model.errors import KytheraError
+from kythera.model.objects import ObjectClass
+
+STORE, WRITER = "store", "workerd"
+
+
+def make_storage(layout: Layout, account: str, worker: str, uid: int | None) -> Path:
+    """Return the folder that a worker's object cell writes to; `uid`: who it is to be."""
+    store = layout.objects_of(account, worker) / STORE
+    layout.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for place in (store, *store.rglob("*")) if uid is not None else ():
+        if place.stat().st_uid != uid:  # made by a platform that had no uids to give
+            os.chown(place, uid or -1, uid or -1)
+    return store
+
+
+def note_writer(layout: Layout, account: str, worker: str, version: str) -> None:
+    """Say that this workerd is about to write. Raises KytheraError when a newer one has."""
+    file = layout.objects_of(account, worker) / WRITER
+    written = _writer(file)
+    if version < written:
+        raise KytheraError(
+            f"the Durable Objects of {worker} were written by workerd {written}; {version}, which is"
+            " older, would damage them.",
+            remedy="Use that workerd, or a newer one: kythera workerd use.",
+        )
+    if version > written:
+        write_private(file, version.encode())
+
+
+def newest_writer(layout: Layout) -> str:
+    """Return the newest workerd that has written any objects here; empty: none has."""
+    return max(map(_writer, (layout.data / "objects").glob(f"*/*/{WRITER}")), default="")
+
+
+def _writer(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def remove_deleted(
+    layout: Layout, account: str, worker: str, classes: Iterable[ObjectClass]
+) -> list[str]:
+    """Remove the objects of deleted classes, while nobody has them open; return their ids."""
+    store = layout.objects_of(account, worker) / STORE
+    gone = [one.id for one in classes if one.deleted and (store / one.id).is_dir()]
+    for key in gone:
+        shutil.rmtree(store / key)
+    if gone and not any(store.iterdir()):
+        shutil.rmtree(store.parent)  # with its mark: no workerd is too old for nothing
+    return gone

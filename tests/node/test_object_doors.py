@@ -1,0 +1,115 @@
+"""Where cells find Durable Objects, and what becomes of their folders."""
+
+from pathlib import Path
+
+import pytest
+
+from kythera.ground.layout import Layout
+from kythera.model.catalog import Catalog
+from kythera.model.errors import KytheraError
+from kythera.model.objects import OBJECTS, classes_of, deleted
+from kythera.model.records import (
+    Binding,
+    Deployment,
+    Record,
+    Resource,
+    Split,
+    Version,
+    Worker,
+    encode,
+)
+from kythera.node.object_doors import doors, here, newest
+from kythera.node.object_files import make_storage, newest_writer, note_writer, remove_deleted
+
+NOW = "2026-11-23T00:00:00.000000Z"
+SHOP = Resource(
+    account="a",
+    type=OBJECTS,
+    id="0" * 32,
+    name="w_Shop",
+    created_on=NOW,
+    fields={"script": "w", "class": "Shop", "use_sqlite": True, "machine": "one"},
+)
+NS = Binding(name="NS", type=OBJECTS, fields={"class_name": "Shop", "namespace_id": SHOP.id})
+
+
+def version(number: int) -> Version:
+    """Return a version that has the class."""
+    return Version(
+        account="a",
+        worker="w",
+        id=f"v{number}",
+        number=number,
+        created_on=NOW,
+        bindings=(NS,),
+        objects={"Shop": SHOP.id},
+    )
+
+
+def catalog_of(shop: Resource = SHOP) -> Catalog:
+    """Return the records of a worker whose two versions share the visitors."""
+    halves = tuple(Split(version_id=f"v{number}", percentage=50) for number in (2, 1))
+    records: tuple[Record, ...] = (
+        Worker(account="a", name="w", tag="t", created_on=NOW, modified_on=NOW),
+        shop,
+        version(1),
+        version(2),
+        version(3),
+        Deployment(account="a", worker="w", id="d", number=1, created_on=NOW, versions=halves),
+    )
+    catalog = Catalog()
+    for record in records:
+        catalog.apply(record.key(), encode(record))
+    return catalog
+
+
+def test_objects_run_the_newest_that_is_deployed() -> None:
+    """Goal: neither an older one that serves too nor a newer one that serves nobody."""
+    found = newest(catalog_of(), "a", "w")
+    assert found is not None
+    assert found.id == "v2"
+
+
+def test_a_cell_on_another_machine_is_told_where_they_live(tmp_path: Path) -> None:
+    """Goal: one machine has them; on all others a call says which."""
+    layout, catalog = Layout(tmp_path), catalog_of()
+    at_home = doors(layout, catalog, version(1), "one")["w"]
+    assert at_home.socket == layout.objects_socket("a", "w")
+    away = doors(layout, catalog, version(1), "two")["w"]
+    assert away.socket is None
+    assert "live on machine 'one'" in away.why
+    assert here(catalog, version(2), "two") == ()
+
+
+def test_a_deleted_class_is_gone(tmp_path: Path) -> None:
+    """Goal: older code that still has it is told so."""
+    catalog = catalog_of(deleted(SHOP))
+    assert here(catalog, version(2), "one") == ()
+    assert "are gone" in doors(Layout(tmp_path), catalog, version(1), "one")["w"].why
+
+
+def test_only_what_was_deleted_is_removed(tmp_path: Path) -> None:
+    """Goal: a folder without a record stays: the copy of the records may be incomplete."""
+    layout = Layout(tmp_path)
+    store = make_storage(layout, "a", "w", None)
+    for name in (SHOP.id, "unknown"):
+        (store / name).mkdir()
+    assert remove_deleted(layout, "a", "w", classes_of(catalog_of(), "a", "w")) == []
+    gone = classes_of(catalog_of(deleted(SHOP)), "a", "w")
+    assert remove_deleted(layout, "a", "w", gone) == [SHOP.id]
+    assert [place.name for place in store.iterdir()] == ["unknown"]
+
+
+def test_an_older_writer_is_refused(tmp_path: Path) -> None:
+    """Goal: the newest that ever wrote is remembered, until nothing is left of what it wrote."""
+    layout = Layout(tmp_path)
+    store = make_storage(layout, "a", "w", None)
+    assert newest_writer(layout) == ""
+    for date in ("2026-01-01", "2026-11-17", "2026-11-17"):
+        note_writer(layout, "a", "w", date)
+    with pytest.raises(KytheraError, match=r"2026-11-17; 2026-01-01, which is older"):
+        note_writer(layout, "a", "w", "2026-01-01")
+    assert newest_writer(layout) == "2026-11-17"
+    (store / SHOP.id).mkdir()
+    remove_deleted(layout, "a", "w", classes_of(catalog_of(deleted(SHOP)), "a", "w"))
+    assert newest_writer(layout) == ""
