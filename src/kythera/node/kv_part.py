@@ -1,5 +1,6 @@
 """This machine's KV store, as the agent drives it: started through the keeper, watched, replaced when
-it does not answer. A process of a crashed agent is adopted."""
+it does not answer. A process of a crashed agent is adopted. While there is no namespace there is no
+process either: its socket is enough."""
 
 import sys
 
@@ -14,6 +15,7 @@ from kythera.node.keeper_client import Exited
 from kythera.node.workerd_store import StoreHost
 
 STORE = "kv"
+TYPE = "kv_namespace"
 PROCESS = "store-kv"
 SIGTERM, SIGKILL = 15, 9
 STOP_ORDER = 7
@@ -32,6 +34,7 @@ class KvPart:
         self._limits = host.platform.limits
         self._keeper = host.keeper
         self._engine = Engine(PROCESS, host.keeper, self._prepare, host.started)
+        self._needed = anyio.Event()
         self._journal = structlog.get_logger("stores")
 
     def note(self, event: Exited) -> None:
@@ -39,10 +42,14 @@ class KvPart:
         self._engine.note(event)
 
     def records_changed(self, catalog: Catalog) -> None:
-        """Nothing: the store learns from its own log what has ended."""
+        """Start it with the first namespace; what has ended the store learns from its own log."""
+        if any(catalog.resources(account.id, TYPE) for account in catalog.accounts()):
+            self._needed.set()
 
     async def run(self) -> None:
-        """Keep it alive, for ever."""
+        """Keep it alive, for ever, from the first namespace on."""
+        if PROCESS not in self._keeper.processes:
+            await self._needed.wait()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._engine.run)
             tasks.start_soon(self._watch)
