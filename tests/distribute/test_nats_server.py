@@ -40,7 +40,7 @@ jetstream {
   store_dir: "/state/a \\"b\\"/store"
   sync_interval: always
   max_memory_store: 67108864
-  max_file_store: 4294967296
+  max_file_store: 12884901888
 }
 accounts {
   RECORDS { jetstream: enabled, users: [{user: "kythera", password: "0123456789abcdefghij"}] }

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from kythera.ground.clock import SystemClock
-from kythera.node.consoles import LINE_BYTES_MAX, LINES_PER_S_MAX, Console, Consoles
+from kythera.node.consoles import LINE_BYTES_MAX, LINES_PER_S_MAX, Console, Consoles, own_event
 from kythera.node.keeper_client import HeldProcess
 from kythera.run.cell import CellName
 from kythera.run.prelude import EXCEPTION_MARKER
@@ -81,3 +81,13 @@ def test_an_endless_line_is_cut() -> None:
     (line,) = console.take(b"x" * (LINE_BYTES_MAX + 1))
     assert len(line) == LINE_BYTES_MAX
     assert console.rest == b""
+
+
+def test_events_of_our_own_stores_are_passed_on_as_they_were_said() -> None:
+    """Goal: an operator reads an event, not JSON in a warning; garbage stays a line."""
+    line = (
+        '{"ts": "2026", "level": "error", "process": "kv", "event": "kv_cannot_follow", "why": "x"}'
+    )
+    assert own_event(line) == ("error", "kv_cannot_follow", {"why": "x"})
+    for other in ("[ERR] x", '{"ts"', '{"ts": 1}', '{"ts": 1, "level": "exception"}'):
+        assert own_event(other) is None
