@@ -96,6 +96,20 @@ def test_what_a_consumer_says_is_done(platform: RunningPlatform) -> None:
     )
 
 
+def test_what_each_worker_did_is_counted(platform: RunningPlatform) -> None:
+    """Goal: status tells what was sent and delivered."""
+    deployed(platform, "counted", {"batch_size": 3, "max_wait_time_ms": 0})
+    assert platform.get("counted", "/batch?body=a,b,c").status_code == 200
+
+    def counted() -> bool:
+        stores = platform.status()["machines"][0]["stores"]
+        uses = {use["worker"]: use["counts"] for use in stores["queues"]["workers"]}
+        wanted = {"calls": 1, "failed": 0, "sent": 3, "batches": 1, "delivered": 3}
+        return uses.get("counted") == wanted
+
+    wait_until(counted, "it is counted", deadline_s=20)
+
+
 def test_so_many_batches_are_under_way(platform: RunningPlatform) -> None:
     """Goal: `max_concurrency` holds."""
     name = "narrow"

@@ -28,7 +28,7 @@ class QueueStore:
         sandboxed = host.platform.isolation.bubblewrap
         outside = host.layout.events_socket.absolute()
         self._events = EVENTS_INSIDE if sandboxed else outside
-        needs = StoreNeeds({EVENTS_INSIDE: outside} if sandboxed else {})
+        needs = StoreNeeds({EVENTS_INSIDE: outside} if sandboxed else {}, counts=True)
         self._store = WorkerdStore(QUEUE, host, self._build, needs)
         self._woken = 0
         """The process that was told to look."""

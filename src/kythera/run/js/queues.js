@@ -18,6 +18,22 @@ const FORMATS = ['v8', 'text', 'json', 'bytes'];
 
 const encoder = new TextEncoder();
 
+// -- what each worker did ------------------------------------------------------------------------
+
+const uses = new Map();
+
+function noteUse({ account, worker }, counts) {
+  const name = `${account}/${worker}`;
+  let use = uses.get(name);
+  if (use === undefined) {
+    use = { account, worker, counts: { calls: 0, failed: 0, sent: 0, batches: 0, delivered: 0 } };
+    uses.set(name, use);
+  }
+  for (const [what, count] of Object.entries(counts)) {
+    use.counts[what] += count;
+  }
+}
+
 // -- to a consumer -------------------------------------------------------------------------------
 
 // A batch as `events.js` reads it.
@@ -66,6 +82,7 @@ async function delivered(env, queue, messages, metadata) {
       const answer = await env.EVENTS.fetch(url, { method: 'POST', body });
       const told = await answer.json();
       if (answer.status === 200) {
+        noteUse({ account, worker }, { batches: 1, delivered: messages.length });
         return told;
       }
       if (answer.status !== 503 || Date.now() > end) {
@@ -248,7 +265,8 @@ const ASKED = {
 
 // -- who sends -----------------------------------------------------------------------------------
 
-async function sent(request, env, queue) {
+async function sent(request, env, pass) {
+  const queue = pass.resource;
   const headers = new Headers(request.headers);
   const ours = headers.get(BINDING_DELAY) ?? env.DELAYS[queue] ?? 0;
   const delay = Number(headers.get(DELAY) ?? ours);
@@ -256,7 +274,12 @@ async function sent(request, env, queue) {
     return Response.json(`a delay of ${delay} s is not from 0 to ${DELAY_S_MAX} s`, { status: 400 });
   }
   headers.set(DELAY, String(delay));
-  return await engine.fetch(new Request(request, { headers }), env, { props: { queue } });
+  const answer = await engine.fetch(new Request(request, { headers }), env, { props: { queue } });
+  if (pass.worker !== '' && request.method === 'POST') {
+    const messages = answer.ok ? Number(headers.get('cf-queue-batch-count') ?? 1) : 0;
+    noteUse(pass, { calls: 1, failed: Number(!answer.ok), sent: messages });
+  }
+  return answer;
 }
 
 export default {
@@ -270,6 +293,9 @@ export default {
     if (asked !== undefined) {
       return Response.json(await asked(env, pass.resource, await request.json()));
     }
-    return await sent(request, env, pass.resource);
+    if (pathname === '/usage' && pass.resource === '') {
+      return Response.json([...uses.values()]);
+    }
+    return await sent(request, env, pass);
   },
 };
