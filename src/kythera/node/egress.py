@@ -101,7 +101,7 @@ class EgressCell:
         self._files = _marks()
         self._past = Counts()
         self._last = Counts()
-        self._pid = 0
+        self._begun = 0.0
         self._restarts = 0
         self._heard_at = 0.0
         self._reasons = TlsReasons()
@@ -204,10 +204,10 @@ class EgressCell:
         if held is None:
             self._show("down", self._last)
             return
-        if held.pid != self._pid:
-            self._restarts += self._pid != 0
+        if held.started != self._begun:  # not its pid: bubblewrap's comes first, then its own
+            self._restarts += self._begun != 0.0
             self._past, self._last = added(self._past, self._last), Counts()
-            self._pid, self._heard_at = held.pid, anyio.current_time()
+            self._begun, self._heard_at = held.started, anyio.current_time()
         found = await self._ask()
         if found is None:
             self._show("silent", self._last)
