@@ -90,7 +90,7 @@ def refused(platform: RunningPlatform) -> dict[str, Any]:
 def test_it_is_counted_and_outlives_agent_and_itself(tmp_path: Path) -> None:
     """Goal: status shows bytes and refusals by worker; the agent's end changes nothing; its own end
     makes a request wait, not fail, and forgets nothing; one that hangs is replaced."""
-    limits = ("--limit", "egress_silent_ms_max=2000", "--limit", "egress_look_ms=200")
+    limits = ("--limit", "egress_silent_ms_max=4000", "--limit", "egress_look_ms=200")
     options = ("--egress-allow", "127.0.0.0/8", *limits)
     with server() as url, running(tmp_path / "state", *options) as platform:
         platform.upload("out", CODE)
