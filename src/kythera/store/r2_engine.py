@@ -142,6 +142,8 @@ def filer_settings(folder: Path) -> str:
     )
 
 
+MEMORY = "256MiB"
+"""Above this Go's collector works harder: without it 3 GB read in one go left 1.1 GB behind."""
 INSIDE = "/tmp"  # noqa: S108 (a folder in memory, of its sandbox)
 QUIET = (
     *("-alsologtostderr=false", "-stderrthreshold=2", "-logdir=/tmp", "-v=-1"),
@@ -156,6 +158,7 @@ def command(files: EngineFiles, bubblewrap: str, weed: Path) -> list[str]:
     return [
         *(bubblewrap, "--unshare-net", "--unshare-pid", "--unshare-ipc", "--unshare-uts"),
         *("--die-with-parent", "--cap-drop", "ALL", "--clearenv", "--setenv", "HOME", INSIDE),
+        *("--setenv", "GOMEMLIMIT", MEMORY, "--setenv", "GOGC", "50"),
         *("--proc", "/proc", "--dev", "/dev", "--tmpfs", INSIDE),
         *("--ro-bind", str(weed), "/bin/weed"),
         *("--ro-bind", str(files.settings), str(files.settings)),
