@@ -54,8 +54,7 @@ Commands:
   workerd    Choose the workerd that this machine's cells run.
   wrangler   Run wrangler against this platform.
   env        Print the environment that wrangler needs.
-  backup     Write everything to one file.
-  restore    Make a new platform from a backup.
+  backup     Put everything into one file.
 
 Exit codes:
   0    done

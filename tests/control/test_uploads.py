@@ -134,7 +134,7 @@ async def test_what_is_not_offered_is_refused_by_name(world: World) -> None:
     assert code == 10021
     assert "'DATA'" in text
     assert "Vectorize" in text
-    assert "secret_text" in text
+    assert "pgvector" in text, "what to use instead"
     for metadata in (
         {"exports": {"C": {"type": "workflow"}}},
         {"containers": [{"class_name": "X"}]},

@@ -279,7 +279,7 @@ def test_shell_commands_stand_only_where_they_are_run() -> None:
     """No other kind of fence hides a command from the test above."""
     for name in DOCUMENTS:
         kinds = re.findall(r"^```(\S+)", (ROOT / name).read_text(), re.MULTILINE)
-        assert set(kinds) <= {"console", "text"}, name
+        assert set(kinds) <= {"console", "text", "js", "jsonc", "python"}, name
 
 
 OPERATE = sorted(path.name for path in (ROOT / "docs/operate").glob("*.md"))

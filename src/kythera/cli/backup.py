@@ -17,7 +17,10 @@ FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 
 @click.group()
 def backup() -> None:
-    """Put everything into one file, and make a platform of one."""
+    """Put everything into one file.
+
+    And make a platform of such a file again.
+    """
 
 
 @backup.command("create")

@@ -41,7 +41,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "wrangler": ("kythera.cli.wrangler", "wrangler", "Run wrangler against this platform."),
     "env": ("kythera.cli.wrangler", "env", "Print the environment that wrangler needs."),
-    "backup": ("kythera.cli.backup", "backup", "Put everything into one file, and back."),
+    "backup": ("kythera.cli.backup", "backup", "Put everything into one file."),
 }
 """Name -> module, attribute, one line of help (repeated here so that help imports nothing)."""
 

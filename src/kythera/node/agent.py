@@ -9,7 +9,7 @@ it ends.
 import argparse
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -56,12 +56,13 @@ from kythera.node.object_doors import with_objects
 from kythera.node.pace_loop import PaceLoop
 from kythera.node.records_loop import RecordsLoop
 from kythera.node.status import MachineFacts, StatusServer
-from kythera.node.stores import Stores, parts_of, store_doors
+from kythera.node.stores import StorePart, Stores, parts_of, store_doors
 from kythera.node.traffic_loop import TrafficLoop
 from kythera.node.turn_watch import TurnWatch
 from kythera.node.workerd_loop import Workerds
 from kythera.node.workerd_store import StoreHost
 from kythera.run.decide import Cells
+from kythera.run.outbound import EgressDoor
 
 API_PROBE_S = 0.02
 API_WRITES_S_MAX = 10.0
@@ -155,6 +156,23 @@ def hear(mind: Mind, consoles: Consoles) -> None:
     consoles.dropped = lambda cell: mind.incidents.add(cell.account, cell.worker, "logsDropped", 1)
 
 
+def maker_of(
+    host: StoreHost,
+    stores: Sequence[StorePart],
+    blobs: Blobs,
+    keyring: Keyring,
+    egress: EgressDoor,
+    programs: Mapping[str, Path],
+    catalog: Catalog,
+) -> CellMaker:
+    """Return what makes cells of versions, with all that they may reach on this machine."""
+    doors = store_doors(host.layout, [store.name for store in stores])
+    maker = CellMaker(
+        host.layout, host.platform, host.workerd, blobs, keyring, egress, programs, doors, catalog
+    )
+    return with_objects(maker, catalog)
+
+
 async def run(layout: Layout) -> None:
     """Run the agent until the keeper goes away or a task fails."""
     platform = layout.read_platform()
@@ -175,16 +193,10 @@ async def run(layout: Layout) -> None:
         blobs = Blobs(layout.blobs)
         egress = EgressCell(layout, platform, keeper, facts, workerd)
         keyring = Keyring(key_files(layout, platform))
-        programs = workerds.programs
         consoles = Consoles(keeper, clock)
-        stores = parts_of(
-            StoreHost(layout, platform, keeper, workerd, consoles.listen_to, facts.store_counted)
-        )
-        doors = store_doors(layout, [store.name for store in stores])
-        maker = CellMaker(
-            layout, platform, workerd, blobs, keyring, egress.door, programs, doors, catalog
-        )
-        maker = with_objects(maker, catalog)
+        host = StoreHost(layout, platform, keeper, workerd, consoles.listen_to, facts.store_counted)
+        stores = parts_of(host)
+        maker = maker_of(host, stores, blobs, keyring, egress.door, workerds.programs, catalog)
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
         hear(mind, consoles)
         fleet = Fleet(layout, platform, catalog, clock)

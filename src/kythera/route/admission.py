@@ -34,8 +34,6 @@ COUNTED = f"  http-request track-sc1 be_name table {REFUSED}"
 ROWS_MAX = 100_000
 BUFFER_BYTES_MIN = 16_384
 CLIENT_REST_S = 10
-LONG = "{ req.len gt 2048 }"
-"""What is shorter cannot be too long: `req.hdrs` writes a head out anew to see how long it is."""
 MAPPED = "::ffff:0:0/96"
 """IPv4 as a socket for both kinds of addresses shows it: all of it lies in one /64."""
 
@@ -119,7 +117,7 @@ def request_rules(limits: Limits, room: Room, *, shared: bool) -> Iterator[str]:
     yield f"{rule} str({NO}{BODY}) if {{ req.body_size gt {limits.request_body_bytes_max} }}"
     yield f"{rule} str({NO}{URL}) if {{ url -m len gt {limits.url_bytes_max} }}"
     most = limits.request_head_bytes_max
-    yield f"{rule} str({NO}{HEAD}) if {LONG} {{ req.hdrs -m len gt {most} }}"
+    yield f"{rule} str({NO}{HEAD}) if {{ req.hdrs -m len gt {most} }}"
     yield f"{rule} str({NO}{HEAD}) if {{ req.fhdr_cnt gt {limits.request_headers_max} }}"
     yield "  http-request allow if { var(txn.slot) -m found }"
 
