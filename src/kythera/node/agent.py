@@ -159,16 +159,17 @@ def hear(mind: Mind, consoles: Consoles) -> None:
 def maker_of(
     host: StoreHost,
     stores: Sequence[StorePart],
-    blobs: Blobs,
     keyring: Keyring,
     egress: EgressDoor,
     programs: Mapping[str, Path],
     catalog: Catalog,
 ) -> CellMaker:
     """Return what makes cells of versions, with all that they may reach on this machine."""
-    doors = store_doors(host.layout, [store.name for store in stores])
+    layout = host.layout
+    doors = store_doors(layout, [store.name for store in stores])
+    blobs = Blobs(layout.blobs)
     maker = CellMaker(
-        host.layout, host.platform, host.workerd, blobs, keyring, egress, programs, doors, catalog
+        layout, host.platform, host.workerd, blobs, keyring, egress, programs, doors, catalog
     )
     return with_objects(maker, catalog)
 
@@ -196,7 +197,7 @@ async def run(layout: Layout) -> None:
         consoles = Consoles(keeper, clock)
         host = StoreHost(layout, platform, keeper, workerd, consoles.listen_to, facts.store_counted)
         stores = parts_of(host)
-        maker = maker_of(host, stores, blobs, keyring, egress.door, workerds.programs, catalog)
+        maker = maker_of(host, stores, keyring, egress.door, workerds.programs, catalog)
         mind = Mind(keeper, catalog, cells, maker, clock, tasks)
         hear(mind, consoles)
         fleet = Fleet(layout, platform, catalog, clock)
