@@ -86,7 +86,7 @@ def test_a_checksum_is_verified_and_shown(cases: RunningPlatform) -> None:
     """Goal: what is not its checksum becomes no object, however large (10037)."""
     shown, bad, code, there = told(cases, "checksums")
     assert shown == HELLO_SHA256
-    assert bad.startswith("put: The sha256 checksum you specified did not match")
+    assert bad.startswith("put: The SHA-256 checksum you specified did not match")
     assert (code, there) == (" (10037)", None)
 
 

@@ -92,6 +92,7 @@ def precondition_failed() -> Refusal:
 
 def bad_digest(algorithm: str, given: bytes, found: bytes) -> Refusal:
     """Refuse a body that is not what its checksum says."""
+    algorithm = algorithm.upper().replace("SHA", "SHA-")
     text = (
         f"The {algorithm} checksum you specified did not match what we received.\n"
         f"You provided a {algorithm} checksum with value: {given.hex()}\n"
