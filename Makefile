@@ -13,7 +13,7 @@ PIP_COMPILE := $(BIN)/pip-compile -q --generate-hashes --allow-unsafe --strip-ex
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up check test lint bench bench-fleet chaos sim clean requirements
+.PHONY: help setup up check test lint bench bench-fleet chaos crash sim clean requirements
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
@@ -52,6 +52,10 @@ bench-fleet: ## measure the promises of a fleet, five machines on this one; take
 chaos: ## 30 random faults over 10 minutes on a real fleet (ARGS="--seed 7 --minutes 2 --faults 9")
 	@$(SETUP) --test
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+crash: ## 200 rounds of writes to all stores while all is killed (ARGS="--seed 7 --rounds 50")
+	@$(SETUP) --test
+	$(BIN)/python -m tests.crash $(ARGS)
 
 sim: ## random histories of a machine's and a fleet's deciding code (SEEDS=20000)
 	@$(SETUP)

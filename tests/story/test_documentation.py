@@ -33,6 +33,7 @@ DOCUMENTS = (
     "docs/1-deploy.md",
     "docs/2-distribute.md",
     "docs/3-confine.md",
+    "docs/4-keep.md",
     "docs/data/cron.md",
     "docs/data/queues.md",
     "docs/data/cache.md",
