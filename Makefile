@@ -39,7 +39,7 @@ test: ## everything: checks, then all tests, real processes and both wranglers i
 	@$(SETUP) --test
 	@$(MAKE) --no-print-directory lint
 	$(if $(ARGS),,$(PYTEST) -m $(QUICK))
-	$(if $(ARGS),$(BIN)/pytest -q $(ARGS),$(PYTEST) --dist loadfile -m $(SLOW))
+	$(if $(ARGS),$(BIN)/pytest -q $(ARGS),$(PYTEST) --dist loadfile --no-loadscope-reorder -m $(SLOW))
 
 bench: ## measure the promises of ARCHITECTURE.md; prints a table, writes JSON
 	@$(SETUP) --bench

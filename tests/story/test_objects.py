@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +19,16 @@ from tests.story.object_workers import binding, called, counting, deploy_shop, s
 ASLEEP_S = 13.0
 """workerd lets an object sleep that was quiet for 10 s."""
 pytestmark = [pytest.mark.real, pytest.mark.story]
+
+
+def kill_newest(platform: RunningPlatform, event: str) -> None:
+    """Kill the process of that event; of one that has just ended by itself, the one after it."""
+    for _ in range(200):
+        with suppress(ProcessLookupError):
+            os.kill(newest(platform, event), signal.SIGKILL)
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"nobody lives of {event}")
 
 
 def newest(platform: RunningPlatform, event: str) -> int:
@@ -132,7 +143,7 @@ def test_every_acknowledged_write_counts(state: Path) -> None:
                 counts_on(acknowledged)
                 deploy_shop(platform, "tally", version)
             for victim in ("object_cell_started", "agent_started", "object_cell_started"):
-                os.kill(newest(platform, victim), signal.SIGKILL)
+                kill_newest(platform, victim)
                 counts_on(acknowledged)
         assert len(set(acknowledged)) == len(acknowledged)
         assert called(platform, "tally", "count") >= len(acknowledged)
@@ -162,6 +173,7 @@ def test_a_backup_under_load_holds_what_was_acknowledged(tmp_path: Path) -> None
     argv = [*COMMAND, "backup", "restore", "--state", str(again), str(file)]
     subprocess.run(argv, env=clean_environment(), capture_output=True, timeout=60, check=True)
     with running(again) as platform:
+        platform.wait_for("saved", "1", "/version")
         count = called(platform, "saved", "count")
         assert before <= count <= after
         assert called(platform, "saved", "add") == count + 1

@@ -279,11 +279,11 @@ def test_a_binding_that_is_not_offered_is_refused_by_name(
 ) -> None:
     """Goal: never dropped silently. The message names the binding and what is offered."""
     name = wrangler.name("queue")
-    config = {"name": name, "analytics_engine_datasets": [{"binding": "STATS"}]}
+    config = {"name": name, "vectorize": [{"binding": "STATS", "index_name": "x"}]}
     project = write_project(tmp_path, config, {"index.js": says("x")})
     refused = wrangler.refuse("deploy", project=project)
     assert "STATS" in refused.text
-    assert "analytics_engine" in refused.text
+    assert "Vectorize" in refused.text
     assert wrangler.platform.call("GET", f"/workers/services/{name}").status_code == 404
 
 

@@ -223,7 +223,12 @@ def restore(file: Path, layout: Layout) -> About:
         elif folder == "keys" and leaf in {path.name for path in _keys(layout)}:
             write_private(layout.state / leaf, content.read())
     # Last, because its presence says that the folder holds a platform.
-    settings = {"account_id": about.account_id, "machine": about.machine, "domain": about.domain}
+    # No addresses of the other platform: port 0 shall find a free one, not the usual one again.
+    doors = {"http": "127.0.0.1:0", "api": "127.0.0.1:0"}
+    settings = {
+        "account_id": about.account_id, "machine": about.machine, "domain": about.domain,
+        **doors,
+    }
     write_private(layout.platform, msgspec.json.encode(settings))
     return about
 

@@ -96,6 +96,8 @@ class Agent:
         await self.records.caught_up()
         await self.front.ready.wait()
         await api_ready(self.platform.api)
+        # Else who asks at once is told that there is nothing here.
+        await self.front.settled()
         await self.keeper.announce({})
 
     def records_changed(self) -> None:

@@ -39,6 +39,7 @@ from kythera.route.render import FrontOptions
 SIGUSR1 = 10
 STOP_ORDER = 0
 RETRY_S = 0.3
+SETTLED_S_MAX, SETTLED_POLL_S = 5.0, 0.02
 MEASURE_S = 0.5
 FILES_S = 1.0
 NAMED = 3
@@ -154,6 +155,12 @@ class TrafficLoop:
             self._tell_served(traffic)
             self.ready.set()
             await self._mind.traffic_changed.wait()
+
+    async def settled(self) -> None:
+        """Wait, but not for ever, until the door shows what the catalogue shows now."""
+        with anyio.move_on_after(SETTLED_S_MAX):
+            while self._plan()[0] != self._front.saved_plan():
+                await anyio.sleep(SETTLED_POLL_S)
 
     def _tell_served(self, traffic: Iterable[Traffic]) -> None:
         """Write down which deployments are live here now, as far as that has changed."""
