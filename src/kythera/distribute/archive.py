@@ -226,7 +226,9 @@ def restore(file: Path, layout: Layout) -> About:
     # No addresses of the other platform: port 0 shall find a free one, not the usual one again.
     doors = {"http": "127.0.0.1:0", "api": "127.0.0.1:0"}
     settings = {
-        "account_id": about.account_id, "machine": about.machine, "domain": about.domain,
+        "account_id": about.account_id,
+        "machine": about.machine,
+        "domain": about.domain,
         **doors,
     }
     write_private(layout.platform, msgspec.json.encode(settings))
