@@ -4,6 +4,7 @@ STATE ?= .kythera
 ARGS ?=
 SEEDS ?= 500
 WORKERS ?= 2
+SLOW_WORKERS ?= 3
 BIN := .venv/bin
 PYTEST = $(BIN)/pytest -q -n $(WORKERS)
 QUICK := "not real and not story"
@@ -39,7 +40,7 @@ test: ## everything: checks, then all tests, real processes and both wranglers i
 	@$(SETUP) --test
 	@$(MAKE) --no-print-directory lint
 	$(if $(ARGS),,$(PYTEST) -m $(QUICK))
-	$(if $(ARGS),$(BIN)/pytest -q $(ARGS),$(PYTEST) --dist loadfile --no-loadscope-reorder -m $(SLOW))
+	$(if $(ARGS),$(BIN)/pytest -q $(ARGS),$(BIN)/pytest -q -n $(SLOW_WORKERS) --dist loadfile --no-loadscope-reorder -m $(SLOW))
 
 bench: ## measure the promises of ARCHITECTURE.md; prints a table, writes JSON
 	@$(SETUP) --bench
