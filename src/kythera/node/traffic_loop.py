@@ -39,7 +39,7 @@ from kythera.route.render import FrontOptions
 SIGUSR1 = 10
 STOP_ORDER = 0
 RETRY_S = 0.3
-SETTLED_S_MAX, SETTLED_POLL_S = 5.0, 0.02
+SETTLED_S_MAX, SETTLED_POLL_S = 2.0, 0.02
 MEASURE_S = 0.5
 FILES_S = 1.0
 NAMED = 3
@@ -157,10 +157,15 @@ class TrafficLoop:
             await self._mind.traffic_changed.wait()
 
     async def settled(self) -> None:
-        """Wait, but not for ever, until the door shows what the catalogue shows now."""
+        """Wait, but not for ever, until the door leads to each worker that is deployed."""
         with anyio.move_on_after(SETTLED_S_MAX):
-            while self._plan()[0] != self._front.saved_plan():
+            while self._deployed() - self._served.keys():
                 await anyio.sleep(SETTLED_POLL_S)
+
+    def _deployed(self) -> set[str]:
+        catalog = self._mind.catalog
+        names = ((worker.account, worker.name) for worker in catalog.workers())
+        return {served_key(*name) for name in names if catalog.deployed(*name) is not None}
 
     def _tell_served(self, traffic: Iterable[Traffic]) -> None:
         """Write down which deployments are live here now, as far as that has changed."""
