@@ -273,6 +273,7 @@ class Hosts:
         self.all = {name: Host(folder, name, self) for name in names}
         self.puts: list[Put] = []
         self.active = key_id(FIRST)
+        self.once: set[str] = set()
         self.acting = ""
         """Whose look it was last: a driver that is cut off reaches nobody."""
 
@@ -314,10 +315,12 @@ class Hosts:
             lost = keys_used(version) - on_disks
             assert not lost, f"nobody holds {lost}, with which {version.key()} is sealed"
         sealing = catalog.sealing()
+        assert sealing is None or sealing.wanted not in self.once, "an old key is to seal again"
         if sealing is not None and sealing.active != self.active:
             self._check_activation(sealing)
 
     def _check_activation(self, sealing: Sealing) -> None:
+        self.once.add(self.active)
         self.active = sealing.active
         lacking = {
             host.name

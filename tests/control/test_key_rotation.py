@@ -141,6 +141,25 @@ async def test_a_machine_that_was_away_gets_the_new_key_when_it_comes_back(tmp_p
     assert hosts.all["c"].held() == {sealing.active}
 
 
+async def test_an_old_key_never_seals_again(tmp_path: Path) -> None:
+    """Goal: a machine that has not dropped it yet takes another one for the next rotation."""
+    hosts = Hosts(tmp_path, "ab")
+    await hosts.begin("a")
+    await hosts.all["a"].rotate()
+    for _ in range(20):
+        await hosts.all["b"].tend()
+        await hosts.all["a"].tend()
+        hosts.check()
+        sealing = hosts.catalog().sealing()
+        assert sealing is not None
+        if not (sealing.wanted or sealing.retiring):
+            break
+    assert key_id(FIRST) in hosts.all["b"].held()
+    await hosts.all["b"].rotate()
+    hosts.check()
+    await hosts.settle()
+
+
 async def test_a_key_that_was_lost_with_its_machine_is_replaced(tmp_path: Path) -> None:
     """Nothing was sealed with it yet, so another one takes its place."""
     hosts = Hosts(tmp_path)

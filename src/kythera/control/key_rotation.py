@@ -100,8 +100,9 @@ def _next_key(keyring: Keyring, before: Sealing) -> bytes:
                 f"head -c 32 /dev/urandom | base64 >> {files.given}",
             )
         return newest
-    spare = [key for key in files.read_own() if key_id(key) not in resealing.named(before)]
-    key = spare[-1] if spare else make_key()
+    own = {key_id(key): key for key in files.read_own()}
+    spare = resealing.spare(own, before)
+    key = own[spare[-1]] if spare else make_key()
     keyring.add(key)
     return key
 

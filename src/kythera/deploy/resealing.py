@@ -22,6 +22,10 @@ from kythera.model.catalog import Catalog
 from kythera.model.envelope import keys_used
 from kythera.model.records import Resource, Sealing, Version
 
+RETIRED_KEPT_MAX = 32
+"""Keys that are remembered as having sealed once. Machines drop them within a second or when they
+come back, so what matters are those of the last rotations."""
+
 Kind = Literal["rest", "wait", "replace", "activate", "reseal", "drop"]
 
 
@@ -48,6 +52,15 @@ class Step:
 def named(sealing: Sealing) -> frozenset[str]:
     """Return the ids of the keys that are still of use."""
     return frozenset({sealing.active, sealing.wanted, *sealing.retiring}) - {""}
+
+
+def spare(keys: Collection[str], sealing: Sealing) -> list[str]:
+    """Return those of a machine's keys that may seal next: made for an attempt that was cut short.
+
+    One that sealed once is none, though a machine may not have dropped it yet: it was changed for a
+    reason."""
+    taken = named(sealing) | {*sealing.retired}
+    return [key for key in keys if key not in taken]
 
 
 Sealed = Version | Resource
@@ -159,4 +172,5 @@ def activated(before: Sealing) -> Sealing:
 
 def dropped(before: Sealing) -> Sealing:
     """Return the record that names the old keys no more."""
-    return msgspec.structs.replace(before, retiring=())
+    retired = (*before.retired, *before.retiring)[-RETIRED_KEPT_MAX:]
+    return msgspec.structs.replace(before, retiring=(), retired=retired)

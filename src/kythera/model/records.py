@@ -551,6 +551,8 @@ class Sealing(Record, frozen=True, kw_only=True):
     retiring: tuple[str, ...] = ()
     """Seal no more, and are kept until nothing is sealed with them. A key that is named nowhere
     here is dropped by whoever holds it."""
+    retired: tuple[str, ...] = ()
+    """Sealed once, the newest last: never taken again, also where they are not dropped yet."""
 
     def key(self) -> str:
         """`sealing.fleet`: one for all."""
