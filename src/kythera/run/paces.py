@@ -41,3 +41,7 @@ class Paces:
         for gone in self._paces.keys() - cpu_s.keys():
             del self._paces[gone]
         return changed
+
+    def busy(self) -> set[int]:
+        """Return those that are busy now."""
+        return {key for key, pace in self._paces.items() if pace.busy}
