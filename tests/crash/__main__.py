@@ -37,6 +37,8 @@ def main() -> int:
             print(crash.round(number), flush=True)
         crash.settle()
     print(f"seed {chosen.seed}: {crash.said()} in {time.monotonic() - began:.0f} s")
+    for why, count in crash.ledger.refusals.most_common():
+        print(f"{count} not acknowledged, {why}")
     broken = crash.report()
     if broken:
         print("\n".join(broken), f"\nthe platform's log: {folder}")

@@ -9,7 +9,7 @@ an object has answered the one before never does again. A message that was ackno
 least once.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -23,6 +23,7 @@ LATER = ("alarm", "secret")
 """Stores that show what was acknowledged in the end."""
 MESSAGES = {"queue": ("crash", "crash-dead"), "dead": ("crash-dead",)}
 """Stores of messages, and the queues in one of which each is heard."""
+REFUSAL_MAX = 120
 STORES = (*VALUES, *COUNTERS, *LATER, *MESSAGES)
 
 
@@ -64,6 +65,8 @@ class Ledger:
     """Of each counter."""
     broken: list[str] = field(default_factory=list)
     """What was seen on the way that must never be."""
+    refusals: "Counter[str]" = field(default_factory=Counter)
+    """How often which store said why that it did not write."""
     history: list[tuple[float, str, str]] = field(default_factory=list)
     """When, of which name (empty: of all), what."""
 
@@ -98,6 +101,7 @@ class Ledger:
         """Note that nobody knows whether it was written."""
         self.tell(name, f"{value} is not acknowledged: {why}")
         self.names[store, name].over = True
+        self.refusals[f"{store}: {why[:REFUSAL_MAX]}"] += 1
 
     def called(self, name: str, call: Call) -> None:
         """Note what a counter's call answered."""

@@ -54,7 +54,8 @@ class Crash:
         self._began = time.monotonic()
         self.ledger = Ledger(clock=self._now)
         self._generations: dict[tuple[str, int], int] = {}
-        self._first_minute = int(time.time() // MINUTE_S) + 1
+        self._first_minute = 0
+        """The first one whose cron call is waited for; 0: none yet."""
 
     def _now(self) -> float:
         return time.monotonic() - self._began
@@ -72,6 +73,7 @@ class Crash:
         wrangler = Wrangler(NEWEST, self.platform, folder / "home")
         deployed = wrangler.run("deploy", project=project(folder / "project", store))
         assert deployed.code == 0, deployed.text
+        self._first_minute = int(time.time() // MINUTE_S) + 1
         self.answers()
 
     def stop(self) -> None:
@@ -95,8 +97,13 @@ class Crash:
         self.ledger.tell("", f"round {number}: {', '.join(map(str, plan.hits)) or 'nobody is hit'}")
         n_history, n_broken = len(self.ledger.history), len(self.ledger.broken)
         with ThreadPoolExecutor(CLIENTS + len(plan.hits)) as threads:
+            fills, others = [
+                [h for h in plan.hits if (h.how == "fill") is so] for so in (True, False)
+            ]
+            # Filling a disk takes longer than a client's work: it is full before they begin.
+            lasting = [end for hit in fills if (end := self._hit(hit, threads))]
             running = [threads.submit(self._client, client) for client in plan.clients]
-            lasting = [end for hit in plan.hits if (end := self._hit(hit, threads))]
+            lasting += [end for hit in others if (end := self._hit(hit, threads))]
             touched = {name for one in running for name in one.result()}
             for end in lasting:
                 end.result()
@@ -291,7 +298,8 @@ class Crash:
             found += [
                 f"{store} {text.partition('=')[0]}: {text} not heard" for text in sorted(unheard)
             ]
-        minutes = {str(each) for each in range(self._first_minute, int(time.time() // MINUTE_S))}
+        this_minute = int(time.time() // MINUTE_S)
+        minutes = {str(each) for each in range(self._first_minute or this_minute, this_minute)}
         minutes -= set((self._ask("/read/notes/minutes") or "").split("\n"))
         found += [f"cron minutes: {each} was not called" for each in sorted(minutes)]
         return [wrong for wrong in found if wrong]
