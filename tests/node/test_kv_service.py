@@ -285,6 +285,27 @@ async def test_a_restored_copy_fills_a_new_log(tmp_path: Path, boot: str) -> Non
     world.service.copy.close()
 
 
+async def test_a_copy_that_was_served_while_the_log_was_away_is_not_read_while_it_is_made_anew(
+    tmp_path: Path,
+) -> None:
+    """Goal: in a restored folder whose log came late, no key is said to be absent. Method: the copy was
+    served (`kv_catch_up_ms` had passed), the new log is full, and the feed has not come yet."""
+    async with kv_world(tmp_path, QUICK) as world:
+        await world.ask("PUT", "/k?urlencoded=true", b"v")
+    world.log = MemoryKvLog("second")
+    world.service = world.started()
+    world.service.ready.set()
+    assert (await world.ask("GET", "/k?urlencoded=true"))[2] == b"v"
+    await world.service.meet()
+    status, words, *_ = await world.ask("GET", "/k?urlencoded=true")
+    assert (status, "not complete" in words) == (503, True)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(world.follow)
+        assert (await world.ask("GET", "/k?urlencoded=true"))[2] == b"v"
+        tasks.cancel_scope.cancel()
+    world.service.copy.close()
+
+
 async def test_a_machine_without_the_log_does_not_fill_a_new_one(tmp_path: Path) -> None:
     """Goal: of several machines one alone fills it: another's older values would be the last."""
     async with kv_world(tmp_path) as world:

@@ -306,17 +306,24 @@ class KvService:
         if source in {"", stream.created}:
             if self.copy.in_doubt():
                 _journal.info("kv_copy_made_anew", why="the machine was started")
-                self.copy.clear()
+                self._begin_anew()
         elif self.holds_log() and stream.created in {self.copy.refilled(), _new(stream)}:
             self.copy.note_refilled(stream.created)
             await self._refill()
-            self.copy.clear()
+            self._begin_anew()
         else:
             raise Replaced(
                 f"KV's log is not the one that {self.copy.path} was made from.",
                 remedy="Restore a backup; or remove that folder to go on with what the log has.",
             )
         self.refused = ""
+
+    def _begin_anew(self) -> None:
+        """Forget the copy; who reads waits until the log has filled it, also where it was served already,
+        because the log had stayed away: nothing may be said to be absent."""
+        if self.ready.is_set():
+            self.ready = anyio.Event()
+        self.copy.clear()
 
     async def _refill(self) -> None:
         """Write all that the copy has to the log."""
