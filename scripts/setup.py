@@ -39,6 +39,7 @@ DEBIAN: Packages = {
 }
 DEBIAN_TEST: Packages = {
     "postgresql": ("/usr/bin/pg_ctlcluster", "a database for the tests of Hyperdrive"),
+    "rclone": ("rclone", "a client of R2's buckets, for their tests"),
 }
 DEBIAN_BENCH: Packages = {"wrk": ("wrk", "the load of the bench")}
 ARCHITECTURES = {"x86_64": "64", "aarch64": "arm64"}

@@ -60,6 +60,22 @@ class Door:
 
         return told, pieces()
 
+    async def page(self, bucket: str, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the first objects after the cursor, which is a key here."""
+        found = sorted(
+            (key, told)
+            for (where, key), (told, _) in self.objects.items()
+            if where == bucket and key > question["cursor"] and key.startswith(question["prefix"])
+        )
+        shown = found[: question["limit"]]
+        more = len(found) > len(shown)
+        return {
+            "objects": [{"name": key, **told, "customFields": []} for key, told in shown],
+            "truncated": more,
+            "delimitedPrefixes": [],
+            **({"cursor": shown[-1][0]} if more else {}),
+        }
+
 
 @pytest.fixture
 def door(world: World) -> Door:
@@ -122,6 +138,26 @@ async def test_objects_keep_their_headers_and_any_key(world: World, door: Door) 
     assert got.headers["expires"] == "Thu, 01 Jan 1970 00:00:09 GMT"
     assert (await world.call("DELETE", place)).status_code == 200
     assert codes(await world.call("GET", place)) == [10007]
+
+
+async def test_objects_are_listed_in_pages(world: World, door: Door) -> None:
+    """Goal: what the list says of an object, and a cursor to the next page."""
+    await world.call("POST", ROOT, body={"name": "one"})
+    headers = {"content-type": "a/b", "expires": "Thu, 01 Jan 1970 00:00:09 GMT"}
+    for key in ("a/1", "a/2", "b"):
+        await world.call("PUT", f"{ROOT}/one/objects/{key}", content=b"12", headers=headers)
+    page = (await world.call("GET", f"{ROOT}/one/objects?per_page=1&prefix=a/")).json()
+    (shown,) = page["result"]
+    assert (shown["key"], shown["size"], shown["storage_class"]) == ("a/1", 2, "Standard")
+    assert shown["http_metadata"] == {
+        "contentType": "a/b",
+        "cacheExpiry": "1970-01-01T00:00:09.000000Z",
+    }
+    info = page["result_info"]
+    assert (info["is_truncated"], info["per_page"]) == (True, 1)
+    rest = await world.call("GET", f"{ROOT}/one/objects?prefix=a/&cursor={info['cursor']}")
+    assert [each["key"] for each in rest.json()["result"]] == ["a/2"]
+    assert rest.json()["result_info"]["cursor"] == ""
 
 
 async def test_a_body_without_a_length_is_kept_too(world: World, door: Door) -> None:

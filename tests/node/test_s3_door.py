@@ -128,6 +128,42 @@ def test_a_presigned_url_opens_one_object_for_a_while(s3: Any) -> None:
     assert s3.get_object(Bucket=BUCKET, Key="given")["Body"].read() == b"given"
 
 
+def test_uploads_under_way_and_their_parts_are_listed(s3: Any) -> None:
+    """Goal: pages of both, keys and markers as the client knows them; a part copied from an object."""
+    keys = ["up/a.b", "up/ü [x]"]
+    begun = {key: s3.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"] for key in keys}
+    pages = s3.get_paginator("list_multipart_uploads").paginate(
+        Bucket=BUCKET, Prefix="up/", PaginationConfig={"PageSize": 1}
+    )
+    assert {u["Key"]: u["UploadId"] for page in pages for u in page.get("Uploads", [])} == begun
+    one = {"Bucket": BUCKET, "Key": keys[1], "UploadId": begun[keys[1]]}
+    s3.put_object(Bucket=BUCKET, Key="source", Body=b"s" * 6 * MIB)
+    for number in (1, 2):
+        s3.upload_part_copy(
+            **one,
+            PartNumber=number,
+            CopySource={"Bucket": BUCKET, "Key": "source"},
+            CopySourceRange=f"bytes={number}-{5 * MIB}",
+        )
+    shown = s3.get_paginator("list_parts").paginate(**one, PaginationConfig={"PageSize": 1})
+    parts = [part for page in shown for part in page["Parts"]]
+    assert [(p["PartNumber"], p["Size"]) for p in parts] == [(1, 5 * MIB), (2, 5 * MIB - 1)]
+    told = [{"PartNumber": p["PartNumber"], "ETag": p["ETag"]} for p in parts]
+    s3.complete_multipart_upload(**one, MultipartUpload={"Parts": told})
+    assert s3.head_object(Bucket=BUCKET, Key=keys[1])["ContentLength"] == 10 * MIB - 1
+    s3.abort_multipart_upload(Bucket=BUCKET, Key=keys[0], UploadId=begun[keys[0]])
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket=BUCKET, Prefix="up/")
+
+
+def test_a_copy_holds_to_its_own_conditions_and_may_say_other_things(s3: Any) -> None:
+    """Goal: CopySourceIfMatch decides; REPLACE keeps what the request says."""
+    etag = s3.put_object(Bucket=BUCKET, Key="from", Body=b"x", ContentType="a/b")["ETag"]
+    where = {"Bucket": BUCKET, "Key": "to", "CopySource": {"Bucket": BUCKET, "Key": "from"}}
+    assert refused(s3.copy_object, **where, CopySourceIfMatch='"other"') == "PreconditionFailed"
+    s3.copy_object(**where, CopySourceIfMatch=etag, MetadataDirective="REPLACE", ContentType="c/d")
+    assert s3.head_object(Bucket=BUCKET, Key="to")["ContentType"] == "c/d"
+
+
 def test_conditions_hold_for_clients_too(s3: Any) -> None:
     """Goal: If-None-Match and If-Match on writes, 304 and 412 on reads."""
     etag = s3.put_object(Bucket=BUCKET, Key="once", Body=b"1", IfNoneMatch="*")["ETag"]
@@ -149,5 +185,17 @@ def test_who_has_no_keys_and_what_is_not_offered_is_refused(
         stranger.close()
     assert refused(s3.get_object, Bucket=BUCKET, Key="none") == "NoSuchKey"
     assert refused(s3.list_objects_v2, Bucket="no-such-bucket") == "NoSuchBucket"
-    assert refused(s3.create_bucket, Bucket="no-such-bucket") == "NoSuchBucket"
+    assert refused(s3.create_bucket, Bucket=BUCKET) == "BucketAlreadyOwnedByYou"
+    for setting, word in (
+        (s3.get_bucket_cors, "NoSuchCORSConfiguration"),
+        (s3.get_bucket_lifecycle_configuration, "NoSuchLifecycleConfiguration"),
+        (s3.get_bucket_encryption, "ServerSideEncryptionConfigurationNotFoundError"),
+        (s3.get_bucket_acl, "NotImplemented"),
+        (s3.get_bucket_policy, "NotImplemented"),
+    ):
+        assert refused(setting, Bucket=BUCKET) == word
+    tagged = {"Bucket": BUCKET, "Key": "tagged", "Body": b"", "Tagging": "a=b"}
+    assert refused(s3.put_object, **tagged) == "NotImplemented"
+    assert refused(s3.head_object, Bucket=BUCKET, Key="tagged") == "404"
+    assert refused(s3.create_bucket, Bucket="Not_A_Name") == "InvalidBucketName"
     assert refused(s3.get_object_tagging, Bucket=BUCKET, Key="first") == "NotImplemented"

@@ -18,13 +18,14 @@ from typing import Literal
 
 import anyio
 
-from kythera.cli.client import Client, api_url, loopback
+from kythera.cli.client import Client, api_url
 from kythera.cli.status import read_status
 from kythera.distribute import membership
 from kythera.distribute.address import address_at
 from kythera.distribute.nats_server import program as nats_program
 from kythera.distribute.nats_server import verify
 from kythera.distribute.remembered import remembered_core
+from kythera.ground.addresses import loopback
 from kythera.ground.layout import Layout
 from kythera.ground.processes import child
 from kythera.model.errors import KytheraError, SetupError

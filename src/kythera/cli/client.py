@@ -14,6 +14,7 @@ import click
 import httpx
 
 from kythera.cli.command import NotRunning, platform_of
+from kythera.ground.addresses import loopback
 from kythera.ground.layout import Layout
 from kythera.model.errors import Refusal, SetupError
 from kythera.model.platform import Platform
@@ -30,13 +31,6 @@ REMEDIES = {
     10220: "Add --yes to serve that version with the secrets it had.",
     10027: "Make the bundle smaller, or raise the limit: kythera up --limit bundle_bytes_max=…",
 }
-
-
-def loopback(address: str) -> str:
-    """Return an address a client of this machine can use for one that listens everywhere."""
-    host, _, port = address.rpartition(":")
-    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}.get(host, host)  # noqa: S104
-    return f"{host}:{port}"
 
 
 def api_url(platform: Platform) -> str:

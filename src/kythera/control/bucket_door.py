@@ -34,6 +34,10 @@ class BucketDoor(Protocol):
         """Return what is said of an object, and its bytes, to be read to their end or closed."""
         ...
 
+    async def page(self, bucket: str, question: Fields) -> dict[str, Any]:
+        """Return a page of a bucket. Raises Refusal, StoreUnavailable."""
+        ...
+
 
 class NoBuckets:
     """A door behind which there is no store."""
@@ -45,6 +49,10 @@ class NoBuckets:
         raise StoreUnavailable("There is no R2 store here.")
 
     async def find(self, bucket: str, key: str) -> tuple[dict[str, Any], AsyncIterator[bytes]]:
+        """Refuse."""
+        raise StoreUnavailable("There is no R2 store here.")
+
+    async def page(self, bucket: str, question: Fields) -> dict[str, Any]:
         """Refuse."""
         raise StoreUnavailable("There is no R2 store here.")
 
@@ -81,6 +89,13 @@ class StoreDoor:
         pieces = self._read(bucket, {REQUEST_HEADER: question.decode()})
         told = await anext(pieces)
         return msgspec.json.decode(told), pieces
+
+    async def page(self, bucket: str, question: Fields) -> dict[str, Any]:
+        """Return a page of a bucket. Raises Refusal, StoreUnavailable."""
+        asked = msgspec.json.encode({"version": 1, "method": "list", **question})
+        async with self._asked("GET", bucket, {REQUEST_HEADER: asked.decode()}) as answer:
+            found: dict[str, Any] = msgspec.json.decode(await answer.aread())
+            return found
 
     async def _read(self, bucket: str, headers: dict[str, str]) -> AsyncIterator[bytes]:
         """Yield the metadata, then the object's bytes."""

@@ -18,8 +18,11 @@ from starlette.routing import Route
 from kythera.control.envelope import success
 from kythera.control.services import Services
 from kythera.deploy.refusals import too_big
+from kythera.ground.clock import iso
 from kythera.model.errors import Refusal
 from kythera.model.records import Resource
+from kythera.store.r2_listing import KEYS_MAX
+from kythera.store.r2_protocol import CUSTOM, HTTP
 
 HTTP_FIELDS = {
     "content-type": "contentType",
@@ -64,6 +67,36 @@ def shown_fields(document: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def listed_object(document: dict[str, Any]) -> dict[str, Any]:
+    """Return an object as a list of the API shows it."""
+    http = dict(document.get("httpFields") or {})
+    if "cacheExpiry" in http:
+        http["cacheExpiry"] = iso(int(http["cacheExpiry"]) / 1000)
+    return {
+        "key": document["name"],
+        "etag": document["etag"],
+        "size": int(document["size"]),
+        "last_modified": iso(int(document["uploaded"]) / 1000),
+        "storage_class": document["storageClass"],
+        "ssec": False,
+        "http_metadata": http,
+        "custom_metadata": {f["k"]: f["v"] for f in document.get("customFields", [])},
+    }
+
+
+def _asked_page(request: Request) -> dict[str, Any]:
+    query = request.query_params
+    most = query.get("per_page", "")
+    return {
+        "limit": int(most[:5]) if most.isdecimal() else KEYS_MAX,
+        "prefix": query.get("prefix", ""),
+        "delimiter": query.get("delimiter", ""),
+        "cursor": query.get("cursor", ""),
+        "startAfter": query.get("start_after", ""),
+        "include": [HTTP, CUSTOM],
+    }
+
+
 @asynccontextmanager
 async def _sized(
     request: Request, bytes_max: int
@@ -93,6 +126,19 @@ async def _sized(
 def routes(bucket: str, bucket_of: BucketOf) -> list[Route]:
     """Return the endpoints below a bucket's address."""
 
+    async def get_objects(request: Request) -> Response:
+        """GET objects: `prefix`, `delimiter`, `start_after`, `per_page`, `cursor`."""
+        services, found = bucket_of(request)
+        asked = _asked_page(request)
+        told = await services.buckets.page(found.name, asked)
+        info = {
+            "cursor": told.get("cursor", ""),
+            "delimited": told["delimitedPrefixes"],
+            "is_truncated": told["truncated"],
+            "per_page": asked["limit"],
+        }
+        return success([listed_object(each) for each in told["objects"]], info=info)
+
     async def put_object(request: Request) -> Response:
         """PUT objects/{key}."""
         services, found = bucket_of(request)
@@ -107,7 +153,9 @@ def routes(bucket: str, bucket_of: BucketOf) -> list[Route]:
         async with _sized(request, limit) as (size, body):
             made = await services.buckets.write(found.name, question, size, body)
         shown = {name: made[name] for name in ("etag", "size", "version")}
-        return success({"key": request.path_params["key"], **shown})
+        uploaded = iso(int(made["uploaded"]) / 1000)
+        kept = {"storage_class": made["storageClass"], "uploaded": uploaded}
+        return success({"key": request.path_params["key"], **shown, **kept})
 
     async def get_object(request: Request) -> Response:
         """GET objects/{key}: its bytes, and the headers that are kept with them."""
@@ -124,6 +172,7 @@ def routes(bucket: str, bucket_of: BucketOf) -> list[Route]:
 
     path = f"{bucket}/objects/{{key:path}}"
     return [
+        Route(f"{bucket}/objects", get_objects, methods=["GET"]),
         Route(path, put_object, methods=["PUT"]),
         Route(path, get_object, methods=["GET"]),
         Route(path, delete_object, methods=["DELETE"]),

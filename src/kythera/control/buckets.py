@@ -177,6 +177,12 @@ async def no_address(request: Request) -> Response:
     return success({"bucketId": found.name, "domain": "", "enabled": False})
 
 
+async def no_sippy(request: Request) -> Response:
+    """GET sippy: nothing comes from elsewhere when it is asked for."""
+    bucket_of(request)
+    return success({"enabled": False})
+
+
 async def refuse_settings(request: Request) -> Response:
     """PUT, POST or DELETE of what buckets have not: refused by name."""
     bucket_of(request)
@@ -193,7 +199,7 @@ def routes(account: str) -> list[Route]:
     root = f"{account}/r2/buckets"
     one = f"{root}/{{bucket}}"
     lists = {"cors": no_rules, "lifecycle": no_rules, "lock": no_rules}
-    lists |= {"domains/custom": no_domains, "domains/managed": no_address}
+    lists |= {"domains/custom": no_domains, "domains/managed": no_address, "sippy": no_sippy}
     return [
         Route(root, buckets, methods=["GET"]),
         Route(root, post_bucket, methods=["POST"]),

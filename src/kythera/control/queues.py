@@ -232,6 +232,16 @@ def _dead(services: Services, consumer: Fields) -> list[Change]:
     return [put(_fresh(services, name, dict(queue_forms.FRESH)), 0)]
 
 
+async def get_consumer(request: Request) -> Response:
+    """GET queues/{id}/consumers/{consumer}."""
+    services, queue = _named(request)
+    known = request.path_params["consumer"]
+    for each in view(queue, services.store.catalog())["consumers"]:
+        if each["consumer_id"] == known:
+            return success(each)
+    raise _no_consumer(known)
+
+
 async def delete_consumer(request: Request) -> Response:
     """DELETE queues/{id}/consumers/{consumer}: messages wait from now on."""
     services, _ = _named(request)
@@ -392,6 +402,7 @@ def routes(account: str) -> list[Route]:
         Route(one, delete_queue, methods=["DELETE"]),
         Route(consumers, get_consumers, methods=["GET"]),
         Route(consumers, post_consumer, methods=["POST"]),
+        Route(f"{consumers}/{{consumer}}", get_consumer, methods=["GET"]),
         Route(f"{consumers}/{{consumer}}", put_consumer, methods=["PUT"]),
         Route(f"{consumers}/{{consumer}}", delete_consumer, methods=["DELETE"]),
         Route(f"{one}/purge", get_purge, methods=["GET"]),

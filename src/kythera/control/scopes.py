@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from kythera.control.not_offered import ABSENT
+from kythera.control.not_offered import ABSENT, UNCOUNTED
 from kythera.deploy.versions import secrets_of
 from kythera.model.records import Version
 
@@ -179,6 +179,7 @@ NEEDS: dict[str, dict[str, Need]] = {
     },
     f"{QUEUES}/{{queue}}/consumers": {"GET": INSPECT, "POST": _keep("add consumer")},
     f"{QUEUES}/{{queue}}/consumers/{{consumer}}": {
+        "GET": INSPECT,
         "PUT": _keep("change consumer"),
         "DELETE": _keep("remove consumer"),
     },
@@ -248,6 +249,7 @@ NEEDS: dict[str, dict[str, Need]] = {
     # R2's buckets: a deploy looks whether they are there
     BUCKETS: {"GET": LOOK, "POST": _keep("make bucket")},
     BUCKET: {"GET": LOOK, "PATCH": _keep("change bucket"), "DELETE": _keep("delete bucket")},
+    f"{BUCKET}/objects": {"GET": INSPECT},
     f"{BUCKET}/objects/{{key:path}}": {
         "GET": INSPECT,
         "PUT": _keep("put object"),
@@ -258,7 +260,7 @@ NEEDS: dict[str, dict[str, Need]] = {
             "GET": INSPECT,
             **dict.fromkeys(("PUT", "POST", "DELETE"), _keep("change bucket")),
         }
-        for path in ("cors", "lifecycle", "lock", "domains/custom", "domains/managed")
+        for path in ("cors", "lifecycle", "lock", "sippy", "domains/custom", "domains/managed")
     },
     # Who may call, and what was changed
     f"{ACCOUNT_PATH}/tokens": {"GET": RULE, "POST": _rule("make API token")},
@@ -271,8 +273,7 @@ NEEDS |= {
         method: LOOK if method == "GET" else Need((DEPLOY,), ACCOUNT, "use what is not offered")
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
     }
-    for absent in ABSENT
-    for path in (absent, f"{absent}/{{rest:path}}")
+    for path in (*UNCOUNTED, *ABSENT, *(f"{absent}/{{rest:path}}" for absent in ABSENT))
 }
 """Address -> method -> what it needs."""
 

@@ -1,4 +1,4 @@
-"""The addresses of this machine's own network interfaces, as the kernel lists them."""
+"""Addresses of this machine: its own network interfaces, as the kernel lists them, and its doors."""
 
 import ipaddress
 from pathlib import Path
@@ -35,3 +35,10 @@ def _v4(trie: str) -> set[ipaddress.IPv4Address]:
 
 def _v6(table: str) -> set[ipaddress.IPv6Address]:
     return {ipaddress.IPv6Address(int(line.split()[0], 16)) for line in table.splitlines()}
+
+
+def loopback(address: str) -> str:
+    """Return an address a client of this machine can use for one that listens everywhere."""
+    host, _, port = address.rpartition(":")
+    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+    return f"{host}:{port}"

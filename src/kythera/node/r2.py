@@ -57,9 +57,10 @@ class R2:
 
     def records_changed(self, catalog: Catalog) -> None:
         """Tell the store which buckets there are."""
-        found = [
-            bucket.name for bucket in catalog.resources(self._platform.account_id, "r2_bucket")
-        ]
+        found = {
+            bucket.name: bucket.created_on
+            for bucket in catalog.resources(self._platform.account_id, "r2_bucket")
+        }
         if found or self._files.buckets.exists():
             self._files.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             r2_buckets.tell(self._files.buckets, found)

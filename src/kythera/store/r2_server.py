@@ -27,7 +27,7 @@ from kythera.ground.journal import configure
 from kythera.ground.layout import Layout
 from kythera.ground.passes import PASS_HEADER, NotAPass, Pass, check
 from kythera.model.errors import KytheraError, Refusal
-from kythera.store import r2_buckets, r2_errors
+from kythera.store import r2_errors
 from kythera.store.r2_conditions import holds, range_given, range_header
 from kythera.store.r2_engine import EngineFiles
 from kythera.store.r2_listing import cut
@@ -44,6 +44,7 @@ from kythera.store.r2_protocol import (
 from kythera.store.r2_store import R2Store
 from kythera.store.s3 import S3, open_s3
 from kythera.store.s3_door import S3Door
+from kythera.store.s3_records import RecordedBuckets
 from kythera.store.settled import Settled
 
 STORE = "r2"
@@ -270,8 +271,8 @@ async def serve(layout: Layout, listener: socket.socket, outside: socket.socket 
         )
         doors: list[tuple[Handler, socket.socket]] = [(R2Server(store, key).answer, listener)]
         if outside is not None:
-            told = partial(r2_buckets.told, files.buckets)
-            doors.append((S3Door(store, files.outside(), SystemClock(), told).answer, outside))
+            buckets = RecordedBuckets(layout, files.buckets)
+            doors.append((S3Door(store, files.outside(), SystemClock(), buckets).answer, outside))
         for handler, sock in doors:
             await stack.enter_async_context(_serving(handler, sock, limits.stop_ms))
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -261,6 +261,13 @@ class R2Store:
         await self._answer("DELETE", _path(bucket, question.object), query)
         await self._settle()
 
+    async def told_of(self, bucket: str, key: str, query: Mapping[str, str]) -> str:
+        """Return the engine's own words about a bucket's uploads, or the parts of one."""
+        await self._make(bucket)
+        path = _path(bucket, key) if key else bucket
+        _, data = await self._answer("GET", path, query)
+        return data.decode()
+
     async def delete_bucket(self, bucket: str) -> None:
         """Forget a bucket. Raises Refusal (10008) while there is anything in it."""
         try:

@@ -13,8 +13,12 @@ NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 CODES: Mapping[int, str] = {
     10001: "InternalError",
     10002: "Unauthorized",
+    10004: "BucketAlreadyOwnedByYou",
+    10005: "InvalidBucketName",
     10006: "NoSuchBucket",
     10007: "NoSuchKey",
+    10008: "BucketNotEmpty",
+    10009: "TooManyBuckets",
     10011: "EntityTooSmall",
     10012: "MetadataTooLarge",
     10018: "ExpiredRequest",
@@ -50,8 +54,12 @@ def document(name: str, *inside: str) -> bytes:
 
 def refusal(error: Refusal) -> bytes:
     """Return why there is no result."""
-    code = CODES.get(error.code, "InvalidRequest")
-    body = element("Error", text("Code", code), text("Message", error))
+    return failure(CODES.get(error.code, "InvalidRequest"), str(error))
+
+
+def failure(code: str, message: str) -> bytes:
+    """Return S3's word for what is wrong, and a sentence."""
+    body = element("Error", text("Code", code), text("Message", message))
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{body}'.encode()
 
 

@@ -2,54 +2,58 @@
 
 An address is `/bucket/key` (path style). Promises: who does not sign with this platform's keys is told so
 before anything is read; what is acknowledged is on the disk. Refuses by name (NotImplemented) what is
-not below: buckets are made and deleted by `wrangler r2 bucket`.
+not below.
 """
 
 import email.utils
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl, unquote
 
+import aiohttp
+import msgspec
 import structlog
 from aiohttp import ClientConnectionError, ClientPayloadError, web
 
 from kythera.ground.clock import Clock, iso
 from kythera.model.errors import Refusal
-from kythera.store import r2_errors, s3_answers
+from kythera.store import r2_errors, s3_answers, s3_uploads
 from kythera.store.r2_conditions import holds
-from kythera.store.r2_objects import INFREQUENT, STANDARD, Found
-from kythera.store.r2_protocol import (
-    Conditional,
-    Etag,
-    Field,
-    HttpFields,
-    Part,
-    Question,
-)
+from kythera.store.r2_objects import Found
+from kythera.store.r2_protocol import Field, Part, Question
 from kythera.store.r2_store import R2Store
 from kythera.store.s3 import texts
-from kythera.store.s3_chunks import unchunked
-from kythera.store.s3_signature import UNSIGNED, Asked, Keys, check
+from kythera.store.s3_call import FIELDS, META, OF_SOURCE, PIECE_BYTES, Call, Doing
+from kythera.store.s3_records import Buckets
+from kythera.store.s3_signature import Asked, Keys, check
 
-META = "x-amz-meta-"
-PIECE_BYTES = 256 * 1024
-DOCUMENT_BYTES_MAX = 4 * 1024 * 1024
 REGION = "auto"
-FIELDS = {
-    "content_type": "Content-Type",
-    "content_language": "Content-Language",
-    "content_disposition": "Content-Disposition",
-    "content_encoding": "Content-Encoding",
-    "cache_control": "Cache-Control",
+OWNER = "kythera"
+PARTS_MAX = 10_000
+OF_BUCKETS = (
+    *("uploads", "delete", "location", "versioning", "versions", "cors", "lifecycle", "encryption"),
+    *("acl", "policy", "policyStatus", "publicAccessBlock", "ownershipControls", "tagging"),
+    *("object-lock", "replication", "notification", "logging", "website", "requestPayment"),
+    *("accelerate", "analytics", "inventory", "metrics", "intelligent-tiering", "session"),
+)
+OF_OBJECTS = (
+    *("uploads", "uploadId", "acl", "tagging", "attributes", "versionId", "partNumber"),
+    *("legal-hold", "retention", "restore", "select", "torrent"),
+)
+"""Parameters that make another operation of a method: one that is not offered is refused, not taken
+for the plain one."""
+NOT_SET = {
+    "cors": "NoSuchCORSConfiguration",
+    "lifecycle": "NoSuchLifecycleConfiguration",
+    "encryption": "ServerSideEncryptionConfigurationNotFoundError",
 }
-"""Of `HttpFields`, and the header each is."""
-Told = Callable[[], frozenset[str]]
+"""What a bucket might have and has not, and S3's word for that."""
 
 
 class S3Door:
     """Answers S3's clients."""
 
-    def __init__(self, store: R2Store, keys: Keys, clock: Clock, buckets: Told) -> None:
+    def __init__(self, store: R2Store, keys: Keys, clock: Clock, buckets: Buckets) -> None:
         self._store = store
         self._keys = keys
         self._clock = clock
@@ -75,10 +79,14 @@ class S3Door:
             self._journal.warning("s3_cut", error=str(error) or type(error).__name__)
             return _refused(request, r2_errors.internal())
 
-    async def _answered(self, call: "Call") -> web.StreamResponse:
+    async def _answered(self, call: Call) -> web.StreamResponse:
         if not call.bucket:
             return self._all_buckets()
-        if call.bucket not in self._buckets():
+        call.refuse_unkept()
+        made = call.request.method == "PUT" and not call.key and not call.part_of(*OF_BUCKETS)
+        if made:
+            return await self._make(call)
+        if call.bucket not in self._buckets.told():
             raise r2_errors.no_such_bucket()
         doing = (self._of_object if call.key else self._of_bucket)(call)
         if doing is None:
@@ -86,23 +94,29 @@ class S3Door:
             raise r2_errors.not_implemented(what)
         return await doing(call)
 
-    def _of_bucket(self, call: "Call") -> "Doing | None":
-        match call.request.method, call.part_of("location", "delete", "versioning", "uploads"):
+    def _of_bucket(self, call: Call) -> Doing | None:
+        match call.request.method, call.part_of(*OF_BUCKETS):
             case "HEAD", "":
                 return _nothing
             case "GET", "location":
                 return _location
             case "GET", "versioning":
                 return _no_versions
+            case "GET", "cors" | "lifecycle" | "encryption":
+                return _not_set
+            case "GET", "uploads":
+                return self._uploads
             case "GET", "":
                 return self._list
             case "POST", "delete":
                 return self._delete_many
+            case "DELETE", "":
+                return self._unmake
         return None
 
-    def _of_object(self, call: "Call") -> "Doing | None":
+    def _of_object(self, call: Call) -> Doing | None:
         copies = "x-amz-copy-source" in call.request.headers
-        match call.request.method, call.part_of("uploads", "uploadId", "acl", "tagging"):
+        match call.request.method, call.part_of(*OF_OBJECTS):
             case "HEAD", "":
                 return self._head
             case "GET", "":
@@ -113,8 +127,10 @@ class S3Door:
                 return self._delete
             case "POST", "uploads":
                 return self._create
+            case "GET", "uploadId":
+                return self._parts
             case "PUT", "uploadId":
-                return None if copies else self._part
+                return self._copy_part if copies else self._part
             case "POST", "uploadId":
                 return self._complete
             case "DELETE", "uploadId":
@@ -123,12 +139,42 @@ class S3Door:
 
     def _all_buckets(self) -> web.Response:
         names = [
-            s3_answers.element("Bucket", s3_answers.text("Name", b))
-            for b in sorted(self._buckets())
+            s3_answers.element(
+                "Bucket", s3_answers.text("Name", name), s3_answers.text("CreationDate", made)
+            )
+            for name, made in sorted(self._buckets.told().items())
         ]
-        return _xml("ListAllMyBucketsResult", s3_answers.element("Buckets", *names))
+        owner = [s3_answers.text(name, OWNER) for name in ("ID", "DisplayName")]
+        return _xml(
+            "ListAllMyBucketsResult",
+            s3_answers.element("Owner", *owner),
+            s3_answers.element("Buckets", *names),
+        )
 
-    async def _list(self, call: "Call") -> web.StreamResponse:
+    async def _make(self, call: Call) -> web.StreamResponse:
+        told = await call.document()
+        location = texts(told, "LocationConstraint", "")[0]
+        await self._buckets.make(call.bucket, "" if location == REGION else location)
+        return web.Response(headers={"Location": f"/{call.bucket}"})
+
+    async def _unmake(self, call: Call) -> web.StreamResponse:
+        await self._buckets.delete(call.bucket)
+        return web.Response(status=204)
+
+    async def _uploads(self, call: Call) -> web.StreamResponse:
+        if call.query.get("delimiter"):
+            raise r2_errors.not_implemented("A list of uploads with a delimiter")
+        told = await self._store.told_of(call.bucket, "", s3_uploads.uploads_question(call.query))
+        body = s3_uploads.uploads(call.bucket, told, call.query)
+        return web.Response(body=body, content_type="application/xml")
+
+    async def _parts(self, call: Call) -> web.StreamResponse:
+        asked = s3_uploads.parts_question(call.query)
+        told = await self._store.told_of(call.bucket, call.key, asked)
+        body = s3_uploads.parts(call.bucket, call.key, told, call.query)
+        return web.Response(body=body, content_type="application/xml")
+
+    async def _list(self, call: Call) -> web.StreamResponse:
         query = call.query
         limit = query.get("max-keys", "1000")
         question = Question(
@@ -143,7 +189,7 @@ class S3Door:
         body = s3_answers.listing(call.bucket, page, objects, query)
         return web.Response(body=body, content_type="application/xml")
 
-    async def _head(self, call: "Call") -> web.StreamResponse:
+    async def _head(self, call: Call) -> web.StreamResponse:
         found = await self._store.head(call.bucket, call.key)
         if refused := _unwanted(call, found):
             return refused
@@ -153,7 +199,7 @@ class S3Door:
         await answer.write_eof()
         return answer
 
-    async def _get(self, call: "Call") -> web.StreamResponse:
+    async def _get(self, call: Call) -> web.StreamResponse:
         part = call.request.headers.get("Range", "")
         async with self._store.get(call.bucket, call.key, part) as (found, bytes_):
             if refused := _unwanted(call, found):
@@ -162,7 +208,7 @@ class S3Door:
             if "Content-Range" in bytes_.headers:
                 headers["Content-Range"] = bytes_.headers["Content-Range"]
             answer = web.StreamResponse(status=bytes_.status, headers=headers)
-            answer.content_length = int(bytes_.headers.get("Content-Length", "0"))
+            answer.content_length = _length(bytes_)
             await answer.prepare(call.request)
             try:
                 async for piece in bytes_.content.iter_chunked(PIECE_BYTES):
@@ -173,32 +219,45 @@ class S3Door:
                     call.request.transport.abort()
             return answer
 
-    async def _put(self, call: "Call") -> web.StreamResponse:
+    async def _put(self, call: Call) -> web.StreamResponse:
         size, pieces = call.body()
         question = call.upload("put")
         found = await self._store.put(call.bucket, question, size, pieces)
         return web.Response(headers={"ETag": f'"{found.etag}"'})
 
-    async def _copy(self, call: "Call") -> web.StreamResponse:
-        source = unquote(call.request.headers["x-amz-copy-source"]).removeprefix("/")
-        bucket, _, key = source.partition("?")[0].partition("/")
-        if bucket not in self._buckets():
+    @asynccontextmanager
+    async def _source(
+        self, call: Call, part: str
+    ) -> AsyncIterator[tuple[Found, int, AsyncIterator[bytes]]]:
+        """Hold what is to be copied: all of it, or a range. Raises Refusal: its condition too."""
+        bucket, key = call.source()
+        if bucket not in self._buckets.told():
             raise r2_errors.no_such_bucket()
-        async with self._store.get(bucket, key, "") as (found, bytes_):
-            question = call.upload("put")
-            if call.request.headers.get("x-amz-metadata-directive", "COPY") == "COPY":
-                question = _as_kept(call.key, found)
-            pieces = aiter(bytes_.content.iter_chunked(PIECE_BYTES))
-            made = await self._store.put(call.bucket, question, found.size, pieces)
-        moment = iso(made.uploaded_ms / 1000)
-        etag = s3_answers.text("ETag", f'"{made.etag}"')
-        return _xml("CopyObjectResult", etag, s3_answers.text("LastModified", moment))
+        async with self._store.get(bucket, key, part) as (found, bytes_):
+            if not holds(call.condition(OF_SOURCE), found):
+                raise r2_errors.precondition_failed()
+            yield found, _length(bytes_), aiter(bytes_.content.iter_chunked(PIECE_BYTES))
 
-    async def _delete(self, call: "Call") -> web.StreamResponse:
+    async def _copy(self, call: Call) -> web.StreamResponse:
+        async with self._source(call, "") as (found, size, pieces):
+            question = call.upload("put", of_body=False)
+            if call.request.headers.get("x-amz-metadata-directive", "COPY") == "COPY":
+                question = _as_kept(question, found)
+            made = await self._store.put(call.bucket, question, size, pieces)
+        return _copied("CopyObjectResult", made.etag, made.uploaded_ms / 1000)
+
+    async def _copy_part(self, call: Call) -> web.StreamResponse:
+        question = _part_of(call, "")
+        part = call.request.headers.get("x-amz-copy-source-range", "")
+        async with self._source(call, part) as (_, size, pieces):
+            etag = await self._store.upload_part(call.bucket, question, size, pieces)
+        return _copied("CopyPartResult", etag, self._clock.now())
+
+    async def _delete(self, call: Call) -> web.StreamResponse:
         await self._store.delete(call.bucket, [call.key])
         return web.Response(status=204)
 
-    async def _delete_many(self, call: "Call") -> web.StreamResponse:
+    async def _delete_many(self, call: Call) -> web.StreamResponse:
         told = await call.document()
         keys = texts(told, "Key")
         await self._store.delete(call.bucket, keys)
@@ -206,29 +265,22 @@ class S3Door:
         gone = [s3_answers.element("Deleted", s3_answers.text("Key", key)) for key in keys]
         return _xml("DeleteResult", *([] if quiet else gone))
 
-    async def _create(self, call: "Call") -> web.StreamResponse:
-        begun = await self._store.create_upload(call.bucket, call.upload("createMultipartUpload"))
+    async def _create(self, call: Call) -> web.StreamResponse:
+        begun = await self._store.create_upload(
+            call.bucket, call.upload("createMultipartUpload", of_body=False)
+        )
         said = {"Bucket": call.bucket, "Key": call.key, "UploadId": begun}
         return _xml(
             "InitiateMultipartUploadResult", *(s3_answers.text(*pair) for pair in said.items())
         )
 
-    async def _part(self, call: "Call") -> web.StreamResponse:
-        number = call.query.get("partNumber", "")
-        if not number.isdecimal() or not 1 <= int(number[:6]) <= 10_000:
-            raise r2_errors.invalid_argument("partNumber has to be between 1 and 10000.")
-        question = Question(
-            method="uploadPart",
-            object=call.key,
-            upload_id=call.query["uploadId"],
-            part_number=int(number),
-            sha256=call.sha256(),
-        )
+    async def _part(self, call: Call) -> web.StreamResponse:
+        question = _part_of(call, call.sha256())
         size, pieces = call.body()
         etag = await self._store.upload_part(call.bucket, question, size, pieces)
         return web.Response(headers={"ETag": f'"{etag}"'})
 
-    async def _complete(self, call: "Call") -> web.StreamResponse:
+    async def _complete(self, call: Call) -> web.StreamResponse:
         told = await call.document()
         numbers, etags = texts(told, "PartNumber"), texts(told, "ETag")
         parts = [Part(e.strip('"'), int(n)) for n, e in zip(numbers, etags, strict=True)]
@@ -241,124 +293,10 @@ class S3Door:
             "CompleteMultipartUploadResult", *(s3_answers.text(*pair) for pair in said.items())
         )
 
-    async def _abort(self, call: "Call") -> web.StreamResponse:
+    async def _abort(self, call: Call) -> web.StreamResponse:
         question = Question(method="", object=call.key, upload_id=call.query["uploadId"])
         await self._store.abort_upload(call.bucket, question)
         return web.Response(status=204)
-
-
-class Call:
-    """One request: where to, and what comes with it."""
-
-    def __init__(
-        self,
-        request: web.BaseRequest,
-        bucket: str,
-        key: str,
-        query: Mapping[str, str],
-        signed: str,
-    ) -> None:
-        self.request = request
-        self.bucket = bucket
-        self.key = key
-        self.query = query
-        self._signed = signed
-
-    def part_of(self, *names: str) -> str:
-        """Return which of these the query names: it makes another operation of the method."""
-        return next((name for name in names if name in self.query), "")
-
-    def body(self) -> tuple[int, AsyncIterator[bytes]]:
-        """Return a body's length and pieces, out of S3's chunks if it is in them."""
-        pieces = aiter(self.request.content.iter_chunked(PIECE_BYTES))
-        if self._signed.startswith("STREAMING-"):
-            length = self.request.headers.get("x-amz-decoded-content-length", "")
-            if not length.isdecimal():
-                raise r2_errors.invalid_argument("X-Amz-Decoded-Content-Length is missing.")
-            return int(length), unchunked(pieces, int(length))
-        if self.request.content_length is None:
-            raise r2_errors.invalid_argument("The length of the body is not known.")
-        return self.request.content_length, pieces
-
-    async def document(self) -> str:
-        """Return a short body as text."""
-        size, pieces = self.body()
-        if size > DOCUMENT_BYTES_MAX:
-            raise r2_errors.entity_too_large()
-        return b"".join([piece async for piece in pieces]).decode(errors="replace")
-
-    def upload(self, method: str) -> Question:
-        """Return what is to be kept with an object."""
-        headers = self.request.headers
-        encoding = headers.get("Content-Encoding", "")
-        http: dict[str, Any] = {f: headers[h] for f, h in FIELDS.items() if h in headers}
-        if "aws-chunked" in encoding:
-            rest = [e.strip() for e in encoding.split(",") if e.strip() != "aws-chunked"]
-            http["content_encoding"] = ", ".join(rest) or None
-        if "Expires" in headers:
-            http["cache_expiry"] = _moment_ms(headers["Expires"])
-        return Question(
-            method=method,
-            object=self.key,
-            custom_fields=[
-                Field(name[len(META) :].lower(), value)
-                for name, value in headers.items()
-                if name.lower().startswith(META)
-            ],
-            http_fields=HttpFields(**http),
-            md5=headers.get("Content-MD5", ""),
-            sha256=self.sha256(),
-            storage_class=INFREQUENT
-            if headers.get("x-amz-storage-class") == "STANDARD_IA"
-            else STANDARD,
-            only_if=self.condition(),
-        )
-
-    def sha256(self) -> str:
-        """Return the digest that the body was signed with, unless another checksum is given."""
-        signed = self._signed
-        given = "Content-MD5" in self.request.headers or signed == UNSIGNED
-        return "" if given or signed.startswith("STREAMING-") else signed
-
-    def condition(self) -> Conditional | None:
-        """Return the condition that the headers make."""
-        headers, told = self.request.headers, Conditional()
-        fields: dict[str, Any] = {}
-        for header, field in (
-            ("If-Match", "etag_matches"),
-            ("If-None-Match", "etag_does_not_match"),
-        ):
-            if header in headers:
-                fields[field] = [_etag(one) for one in headers[header].split(",")]
-        for header, field in (
-            ("If-Unmodified-Since", "uploaded_before"),
-            ("If-Modified-Since", "uploaded_after"),
-        ):
-            if header in headers:
-                fields[field] = _moment_ms(headers[header])
-        if not fields:
-            return None
-        if "uploaded_before" in fields:
-            fields["uploaded_before"] += 1000  # a file of that very second was not modified since
-        return type(told)(**fields, seconds_granularity=True)
-
-
-Doing = Callable[[Call], Awaitable[web.StreamResponse]]
-
-
-def _etag(text: str) -> Etag:
-    text = text.strip()
-    if text == "*":
-        return Etag(type="wildcard")
-    weak = text.startswith("W/")
-    return Etag(type="weak" if weak else "strong", value=text.removeprefix("W/").strip('"'))
-
-
-def _moment_ms(text: str) -> int:
-    try:
-        return int(email.utils.parsedate_to_datetime(text).timestamp() * 1000)
-    except ValueError:
-        raise r2_errors.invalid_argument("A header holds no date where one belongs.") from None
 
 
 def _unwanted(call: Call, found: Found) -> web.Response | None:
@@ -398,15 +336,36 @@ def _overridden(query: Mapping[str, str]) -> dict[str, str]:
     return {names[name]: value for name, value in query.items() if name in names}
 
 
-def _as_kept(key: str, found: Found) -> Question:
+def _as_kept(question: Question, found: Found) -> Question:
     kept = found.kept
-    return Question(
-        method="put",
-        object=key,
+    return msgspec.structs.replace(
+        question,
         custom_fields=kept.custom,
         http_fields=kept.http,
         storage_class=kept.storage_class,
     )
+
+
+def _part_of(call: Call, sha256: str) -> Question:
+    number = call.query.get("partNumber", "")
+    if not number.isdecimal() or not 1 <= int(number[:6]) <= PARTS_MAX:
+        raise r2_errors.invalid_argument(f"partNumber has to be between 1 and {PARTS_MAX}.")
+    return Question(
+        method="uploadPart",
+        object=call.key,
+        upload_id=call.query["uploadId"],
+        part_number=int(number),
+        sha256=sha256,
+    )
+
+
+def _length(answer: aiohttp.ClientResponse) -> int:
+    return int(answer.headers.get("Content-Length", "0"))
+
+
+def _copied(name: str, etag: str, at: float) -> web.Response:
+    said = {"ETag": f'"{etag}"', "LastModified": iso(at)}
+    return _xml(name, *(s3_answers.text(*pair) for pair in said.items()))
 
 
 async def _have_it_sent(request: web.BaseRequest) -> None:
@@ -422,6 +381,12 @@ async def _nothing(call: Call) -> web.StreamResponse:
 
 async def _location(call: Call) -> web.StreamResponse:
     return _xml("LocationConstraint", REGION)
+
+
+async def _not_set(call: Call) -> web.StreamResponse:
+    what = call.part_of(*NOT_SET)
+    body = s3_answers.failure(NOT_SET[what], f"The bucket has no {what} configuration.")
+    return web.Response(status=404, body=body, content_type="application/xml")
 
 
 async def _no_versions(call: Call) -> web.StreamResponse:
