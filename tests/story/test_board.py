@@ -24,7 +24,7 @@ from tests.wranglers import VERSIONS, Wrangler
 
 pytestmark = pytest.mark.story
 NEWEST = max(VERSIONS, key=lambda version: [int(part) for part in version.split(".")])
-BOARD = "board"
+BOARD, COPY = "board", "bulletin"
 WAIT_S = 20.0
 ASLEEP_S = 12.0
 """workerd lets an object sleep that was quiet for 10 s."""
@@ -60,20 +60,20 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatfo
         yield started
 
 
-def join(platform: RunningPlatform, name: str) -> str:
+def join(platform: RunningPlatform, worker: str, name: str) -> str:
     """Join as somebody; return the cookie."""
-    answer = platform.get(BOARD, "/join", method="POST", json={"name": name})
+    answer = platform.get(worker, "/join", method="POST", json={"name": name})
     assert answer.status_code == 201, answer.text
     return answer.headers["set-cookie"].partition(";")[0]
 
 
 @contextmanager
-def room(platform: RunningPlatform, cookie: str) -> Iterator[ClientConnection]:
+def room(platform: RunningPlatform, worker: str, cookie: str) -> Iterator[ClientConnection]:
     """Be in the room for the length of a `with` block."""
     door = urlsplit(platform.http)
     headers = {"Cookie": cookie}
     with connect(
-        f"ws://{BOARD}.{platform.domain}:{door.port}/room",
+        f"ws://{worker}.{platform.domain}:{door.port}/room",
         additional_headers=headers,
         sock=_socket(platform),
         open_timeout=WAIT_S,
@@ -100,51 +100,79 @@ def notice(told: object) -> tuple[str, str]:
     return told["name"], told["text"]
 
 
-def letters(platform: RunningPlatform, cookie: str) -> list[str]:
+def letters(platform: RunningPlatform, worker: str, cookie: str) -> list[str]:
     """Return what was sent to somebody."""
-    answer = platform.get(BOARD, "/outbox", headers={"cookie": cookie})
+    answer = platform.get(worker, "/outbox", headers={"cookie": cookie})
     return [letter["text"] for letter in answer.json()]
 
 
-def test_a_day_on_the_board(platform: RunningPlatform) -> None:
-    """Two join, one posts, both see it, also who comes later; letters leave."""
-    ada, bob = join(platform, "Ada"), join(platform, "Bob")
-    assert platform.get(BOARD, "/join", method="POST", json={"name": "Ada"}).status_code == 409
-    assert platform.get(BOARD, "/outbox").status_code == 401
+def a_day(platform: RunningPlatform, worker: str) -> str:
+    """Two join, one posts, both see it, also who comes later; letters leave. Return the first's
+    cookie."""
+    ada, bob = join(platform, worker, "Ada"), join(platform, worker, "Bob")
+    assert platform.get(worker, "/join", method="POST", json={"name": "Ada"}).status_code == 409
+    assert platform.get(worker, "/outbox").status_code == 401
 
     image = picture()
     of_ada = {"cookie": ada, "content-type": "image/png"}
-    put = platform.get(BOARD, "/picture", method="PUT", content=image, headers=of_ada)
+    put = platform.get(worker, "/picture", method="PUT", content=image, headers=of_ada)
     assert put.json() == {"size": len(image)}
-    got: httpx.Response = platform.get(BOARD, "/picture/Ada")
+    got: httpx.Response = platform.get(worker, "/picture/Ada")
     assert (got.content, got.headers["content-type"]) == (image, "image/png")
     script = {"cookie": ada, "content-type": "text/html"}
-    refused = platform.get(BOARD, "/picture", method="PUT", content=b"<script>", headers=script)
+    refused = platform.get(worker, "/picture", method="PUT", content=b"<script>", headers=script)
     assert refused.status_code == 415
 
-    with room(platform, ada) as one, room(platform, bob) as other:
+    with room(platform, worker, ada) as one, room(platform, worker, bob) as other:
         one.send("hello board")
         said = ("Ada", "hello board")
         assert notice(heard(one, "notice")["notice"]) == said
         assert notice(heard(other, "notice")["notice"]) == said
         other.send("ping")
         assert other.recv(WAIT_S) == "pong"
-    with room(platform, bob) as again:
+    with room(platform, worker, bob) as again:
         last = heard(again, "last")["notices"]
         assert isinstance(last, list)
         assert [notice(each) for each in last] == [said]
 
-    assert platform.get(BOARD, "/me", headers={"cookie": ada}).json() == {"name": "Ada", "posts": 1}
+    assert platform.get(worker, "/me", headers={"cookie": ada}).json() == {
+        "name": "Ada",
+        "posts": 1,
+    }
     wait_until(
-        lambda: letters(platform, ada) == ["Welcome to the board, Ada."],
+        lambda: letters(platform, worker, ada) == ["Welcome to the board, Ada."],
         "a letter",
         deadline_s=WAIT_S,
     )
-    done = platform.kythera("cron", "run", BOARD)
+    done = platform.kythera("cron", "run", worker)
     assert done.returncode == 0, done.stderr
     wait_until(
-        lambda: "You have posted 1 times." in letters(platform, ada), "a digest", deadline_s=WAIT_S
+        lambda: "You have posted 1 times." in letters(platform, worker, ada),
+        "a digest",
+        deadline_s=WAIT_S,
     )
+    return ada
+
+
+def test_a_day_on_the_board(platform: RunningPlatform) -> None:
+    """Six bindings at once, made by `wrangler deploy` alone."""
+    a_day(platform, BOARD)
+
+
+def test_kythera_deploys_the_board_too(platform: RunningPlatform, tmp_path: Path) -> None:
+    """Goal: `kythera deploy` makes all that `wrangler deploy` makes, and a second one nothing anew.
+    Method: a copy under another name has a day of its own, and who joined is still there after it."""
+    copy = project(BOARD, tmp_path)
+    config = copy / "wrangler.jsonc"
+    config.write_text(config.read_text().replace(f'"{BOARD}', f'"{COPY}'))
+    for again in (False, True):
+        done = platform.kythera("deploy", str(copy))
+        assert done.returncode == 0, done.stderr
+        assert ("Made the D1 database bulletin." in done.stdout) is not again
+        if not again:
+            cookie = a_day(platform, COPY)
+    me = platform.get(COPY, "/me", headers={"cookie": cookie}).json()
+    assert me == {"name": "Ada", "posts": 0}
 
 
 def picture() -> bytes:
