@@ -38,6 +38,8 @@ DEBIAN: Packages = {
     "ca-certificates": ("/etc/ssl/certs/ca-certificates.crt", "to check others' certificates"),
 }
 DEBIAN_TEST: Packages = {
+    "chromium": ("/usr/bin/chromium", "the browser of the tests"),
+    "chromium-driver": ("/usr/bin/chromedriver", "what drives it"),
     "postgresql": ("/usr/bin/pg_ctlcluster", "a database for the tests of Hyperdrive"),
     "rclone": ("rclone", "a client of R2's buckets, for their tests"),
 }

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from kythera.cli import project
-from kythera.cli.project import ProjectError
-from kythera.cli.upload import bindings
+from kythera.cli.project_bindings import Consumer, Wanted, steps_after
+from kythera.cli.project_error import ProjectError
+from kythera.cli.upload import bindings, metadata
 
 MINIMAL = {"name": "hello", "main": "index.js", "compatibility_date": "2026-01-01"}
 
@@ -49,7 +50,7 @@ def test_a_lone_script_is_a_project_named_after_its_file(tmp_path: Path) -> None
     assert project.read(script, name="other").name == "other"
 
 
-@pytest.mark.parametrize("key", ["kv_namespaces", "durable_objects", "queues", "surprise"])
+@pytest.mark.parametrize("key", ["containers", "python_modules", "wasm_modules", "surprise"])
 def test_a_key_that_is_not_offered_is_refused_by_name(tmp_path: Path, key: str) -> None:
     """A worker without its binding would be a broken worker: never drop one silently."""
     with pytest.raises(ProjectError, match=f"{key} is not offered"):
@@ -58,7 +59,7 @@ def test_a_key_that_is_not_offered_is_refused_by_name(tmp_path: Path, key: str) 
 
 def test_an_empty_key_that_is_not_offered_does_no_harm(tmp_path: Path) -> None:
     """Generated files carry empty lists."""
-    assert project.read(written(tmp_path, kv_namespaces=[])).name == "hello"
+    assert project.read(written(tmp_path, wasm_modules={}, kv_namespaces=[])).name == "hello"
 
 
 def test_other_workers_are_bound_as_wrangler_says_it(tmp_path: Path) -> None:
@@ -71,6 +72,133 @@ def test_other_workers_are_bound_as_wrangler_says_it(tmp_path: Path) -> None:
     assert bindings(project.read(tmp_path, environment="x")) == []
     with pytest.raises(ProjectError, match="each of services needs"):
         project.read(written(tmp_path, services=[{"service": "b"}]))
+
+
+BINDINGS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (
+        {"kv_namespaces": [{"binding": "X", "id": "a" * 32, "preview_id": "p"}]},
+        {"type": "kv_namespace", "namespace_id": "a" * 32},
+    ),
+    (
+        {"d1_databases": [{"binding": "X", "database_name": "n", "database_id": "i"}]},
+        {"type": "d1", "id": "i"},
+    ),
+    (
+        {"durable_objects": {"bindings": [{"name": "X", "class_name": "C", "script_name": "s"}]}},
+        {"type": "durable_object_namespace", "class_name": "C", "script_name": "s"},
+    ),
+    (
+        {"hyperdrive": [{"binding": "X", "id": "h", "localConnectionString": "postgres://"}]},
+        {"type": "hyperdrive", "id": "h"},
+    ),
+    (
+        {"analytics_engine_datasets": [{"binding": "X", "dataset": "d"}]},
+        {"type": "analytics_engine", "dataset": "d"},
+    ),
+    (
+        {"ratelimits": [{"name": "X", "namespace_id": "1", "simple": {"limit": 5, "period": 10}}]},
+        {"type": "ratelimit", "namespace_id": "1", "simple": {"limit": 5, "period": 10}},
+    ),
+    (
+        {"secrets_store_secrets": [{"binding": "X", "store_id": "s", "secret_name": "n"}]},
+        {"type": "secrets_store_secret", "store_id": "s", "secret_name": "n"},
+    ),
+    (
+        {"workflows": [{"binding": "X", "name": "w", "class_name": "W"}]},
+        {"type": "workflow", "workflow_name": "w", "class_name": "W"},
+    ),
+    ({"worker_loaders": [{"binding": "X"}]}, {"type": "worker_loader"}),
+    ({"version_metadata": {"binding": "X"}}, {"type": "version_metadata"}),
+    ({"ai": {"binding": "X"}}, {"type": "ai"}),
+    ({"secrets": {"required": ["X"]}}, {"type": "inherit"}),
+]
+
+
+@pytest.mark.parametrize(("written_so", "sent"), BINDINGS, ids=lambda each: next(iter(each)))
+def test_bindings_are_sent_as_wrangler_sends_them(
+    tmp_path: Path, written_so: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    """Also those that the platform refuses: it says what to use instead, and this command cannot."""
+    assert bindings(project.read(written(tmp_path, **written_so))) == [{"name": "X", **sent}]
+
+
+def test_what_has_no_id_is_wanted_by_its_name(tmp_path: Path) -> None:
+    """Goal: nothing without an id is sent before it was found or made; in a dry run, where nothing
+    may be, it is inherited."""
+    found = project.read(
+        written(
+            tmp_path,
+            kv_namespaces=[{"binding": "K"}],
+            r2_buckets=[{"binding": "R", "bucket_name": "b"}],
+            d1_databases=[{"binding": "D", "database_name": "n"}],
+            queues={"producers": [{"binding": "Q", "queue": "q", "delivery_delay": 3}]},
+        )
+    )
+    assert found.attached.wanted == (
+        Wanted("kv_namespace", "K"),
+        Wanted("r2_bucket", "R", "b"),
+        Wanted("d1", "D", "n"),
+        Wanted("queue", "Q", "q", {"delivery_delay": 3}),
+    )
+    assert [each["type"] for each in bindings(found)] == ["inherit"] * 4
+    assert Wanted("d1", "D", "n").led_to("id") == {"type": "d1", "name": "D", "id": "id"}
+
+
+def test_triggers_are_read_and_an_environment_has_its_own_queues(tmp_path: Path) -> None:
+    """Seconds become milliseconds; crons that nobody names stay as they are, and `[]` ends them."""
+    consumer = {"queue": "q", "max_batch_size": 5, "max_batch_timeout": 1.5}
+    found = project.read(
+        written(tmp_path, queues={"consumers": [consumer]}, triggers={"crons": []}, env={"x": {}})
+    )
+    settings = {"batch_size": 5, "max_wait_time_ms": 1500}
+    assert found.attached.consumers == (Consumer("q", {"type": "worker", "settings": settings}),)
+    assert found.attached.crons == ()
+    assert project.read(tmp_path, environment="x").attached.consumers == ()
+    assert project.read(written(tmp_path)).attached.crons is None
+
+
+def test_a_migration_is_sent_once() -> None:
+    """Goal: what comes after the deployed tag and nothing else; a tag that is gone is refused."""
+    first = {"tag": "v1", "new_sqlite_classes": ["A"]}
+    second = {"tag": "v2", "renamed_classes": [{"from": "A", "to": "B"}]}
+    both = [{"new_sqlite_classes": ["A"]}, {"renamed_classes": [{"from": "A", "to": "B"}]}]
+    assert steps_after((first, second), None) == {"new_tag": "v2", "steps": both}
+    after = {"old_tag": "v1", "new_tag": "v2", "steps": both[1:]}
+    assert steps_after((first, second), "v1") == after
+    assert steps_after((first, second), "v2") is None
+    assert steps_after((), "v2") is None
+    with pytest.raises(ProjectError, match="'v0', which is not in `migrations`"):
+        steps_after((first,), "v0")
+
+
+def test_a_first_upload_has_its_migrations(tmp_path: Path) -> None:
+    """Without them the class of a binding would not be there."""
+    step = {"tag": "v1", "new_sqlite_classes": ["A"]}
+    found = metadata(project.read(written(tmp_path, migrations=[step])), None)
+    assert found["migrations"] == {"new_tag": "v1", "steps": [{"new_sqlite_classes": ["A"]}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"kv_namespaces": [{"binding": "K", "ids": "x"}]}, "kv_namespaces has ids"),
+        ({"kv_namespaces": [{"id": "x"}]}, "each of kv_namespaces needs a `binding`"),
+        ({"queues": {"pullers": [1]}}, "queues.pullers is not offered"),
+        ({"queues": {"consumers": [{"queue": "q", "batch": 1}]}}, "queues.consumers has batch"),
+        ({"triggers": {"crons": "0 3 * * *"}}, "triggers.crons has to be a list"),
+        ({"durable_objects": []}, None),
+        ({"durable_objects": [{"name": "X"}]}, "durable_objects has to be an object"),
+    ],
+)
+def test_what_nobody_reads_is_refused_by_name(
+    tmp_path: Path, change: dict[str, Any], says: str | None
+) -> None:
+    """A field dropped silently is a worker that behaves otherwise."""
+    if says is None:
+        assert project.read(written(tmp_path, **change)).name == "hello"
+        return
+    with pytest.raises(ProjectError, match=says):
+        project.read(written(tmp_path, **change))
 
 
 def test_a_named_environment_overrides_the_top_and_inherits_no_vars(tmp_path: Path) -> None:

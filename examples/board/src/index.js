@@ -1,5 +1,5 @@
 // A notice board that keeps everything it knows beside its code: people and mail in D1, sessions in KV,
-// pictures in R2, the room that all see at once in a Durable Object, letters to send in a queue, and a
+// pictures and files in R2, the room that all see at once in a Durable Object, letters to send in a queue, and a
 // tidying-up each night.
 
 import page from "./page.html";
@@ -10,6 +10,9 @@ export { Room } from "./room.js";
 const SESSION_S = 7 * 24 * 3600;
 const NAME_LENGTH_MAX = 40;
 const PICTURE_BYTES_MAX = 2_000_000;
+const PICTURE_TYPES = ["image/png", "image/jpeg", "image/gif", "image/webp"];
+const FILE_BYTES_MAX = 20_000_000;
+const FILE_NAME_LENGTH_MAX = 120;
 
 export default {
   async fetch(request, env) {
@@ -39,6 +42,8 @@ const ROUTES = {
   "GET /me": async (request, env) => Response.json(await person(request, env)),
   "PUT /picture": putPicture,
   "GET /picture": getPicture,
+  "POST /files": postFile,
+  "GET /files": getFile,
   "GET /room": enterRoom,
   "GET /outbox": async (request, env) => {
     const me = await person(request, env);
@@ -70,24 +75,72 @@ async function person(request, env) {
   return name ? env.DB.prepare("SELECT name, posts FROM people WHERE name = ?").bind(name).first() : null;
 }
 
+function tooLarge(request, most) {
+  const size = Number(request.headers.get("content-length") ?? NaN);
+  if (Number.isNaN(size)) return Response.json({ error: "Say how long it is (Content-Length)." }, { status: 411 });
+  return size > most ? Response.json({ error: `${most / 1e6} MB at most.` }, { status: 413 }) : null;
+}
+
+const room = (env) => env.ROOM.getByName("board");
+
 async function putPicture(request, env) {
   const me = await person(request, env);
   if (!me) return refused();
-  if (Number(request.headers.get("content-length")) > PICTURE_BYTES_MAX) {
-    return Response.json({ error: "A picture has 2 MB at most." }, { status: 413 });
+  const contentType = request.headers.get("content-type");
+  if (!PICTURE_TYPES.includes(contentType)) {
+    return Response.json({ error: "A picture is a PNG, JPEG, GIF or WebP." }, { status: 415 });
   }
-  const httpMetadata = { contentType: request.headers.get("content-type") ?? "application/octet-stream" };
-  const { size } = await env.FILES.put(`pictures/${me.name}`, request.body, { httpMetadata });
+  const refusal = tooLarge(request, PICTURE_BYTES_MAX);
+  if (refusal) return refusal;
+  const { size } = await env.FILES.put(`pictures/${me.name}`, request.body, { httpMetadata: { contentType } });
+  await room(env).changed(me.name);
   return Response.json({ size }, { status: 201 });
 }
 
 async function getPicture(request, env, url) {
   const name = decodeURIComponent(url.pathname.slice("/picture/".length));
-  const picture = await env.FILES.get(`pictures/${name}`);
-  if (!picture) return new Response("No picture.\n", { status: 404 });
-  const headers = new Headers({ etag: picture.httpEtag, "cache-control": "no-cache" });
+  const picture = await env.FILES.get(`pictures/${name}`, { onlyIf: request.headers });
+  const headers = new Headers({ "cache-control": "no-cache", "x-content-type-options": "nosniff" });
+  if (!picture) {
+    headers.set("content-type", "image/svg+xml");
+    return new Response(initial(name), { headers });
+  }
   picture.writeHttpMetadata(headers);
-  return new Response(picture.body, { headers });
+  headers.set("etag", picture.httpEtag);
+  return picture.body ? new Response(picture.body, { headers }) : new Response(null, { status: 304, headers });
+}
+
+// Who has no picture yet gets a letter on a colour of their own.
+function initial(name) {
+  const letter = [...name][0].toUpperCase().replace(/[<&]/, "?");
+  const hue = [...name].reduce((sum, each) => (sum * 31 + each.codePointAt(0)) % 360, 7);
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 36 36"><rect width="36" height="36" fill="hsl(${hue} 45% 38%)"/>
+<text x="18" y="24" fill="white" font-family="system-ui,sans-serif" font-size="17" font-weight="600" text-anchor="middle">${letter}</text></svg>`;
+}
+
+async function postFile(request, env, url) {
+  const me = await person(request, env);
+  if (!me) return refused();
+  const refusal = tooLarge(request, FILE_BYTES_MAX);
+  if (refusal) return refusal;
+  const file = { id: crypto.randomUUID(), name: url.searchParams.get("name")?.slice(0, FILE_NAME_LENGTH_MAX) || "file" };
+  // Strangers' files are for saving, never for showing: a page among them would act in our name.
+  const httpMetadata = {
+    contentType: "application/octet-stream",
+    contentDisposition: `attachment; filename*=UTF-8''${encodeURIComponent(file.name)}`,
+  };
+  const { size } = await env.FILES.put(`files/${file.id}`, request.body, { httpMetadata });
+  await room(env).post(me.name, "", { ...file, size });
+  return Response.json({ ...file, size }, { status: 201 });
+}
+
+async function getFile(request, env, url) {
+  if (!(await person(request, env))) return refused();
+  const file = await env.FILES.get(`files/${url.pathname.slice("/files/".length)}`);
+  if (!file) return new Response("No such file.\n", { status: 404 });
+  const headers = new Headers({ etag: file.httpEtag, "x-content-type-options": "nosniff" });
+  file.writeHttpMetadata(headers);
+  return new Response(file.body, { headers });
 }
 
 async function enterRoom(request, env) {
@@ -95,5 +148,5 @@ async function enterRoom(request, env) {
   if (!me) return refused();
   const named = new Request(request);
   named.headers.set("x-name", encodeURIComponent(me.name));
-  return env.ROOM.getByName("board").fetch(named);
+  return room(env).fetch(named);
 }

@@ -7,13 +7,15 @@ does not offer is refused by name, never dropped: a worker without its binding i
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kythera.cli import jsonc
-from kythera.model.errors import KytheraError
+from kythera.cli import jsonc, project_bindings
+from kythera.cli.project_bindings import Attached
+from kythera.cli.project_error import ProjectError
+from kythera.deploy import bindings_absent
 from kythera.model.names import is_worker_name
 
 CONFIG_NAMES = ("wrangler.jsonc", "wrangler.json", "wrangler.toml")
@@ -21,24 +23,28 @@ SCRIPT_SUFFIXES = (".js", ".mjs", ".ts", ".mts", ".jsx", ".tsx")
 COMPATIBILITY_DATE = "2026-01-01"
 """Used for a lone file, which has nowhere to name its own."""
 
-OFFERED = frozenset(
+OFFERED = project_bindings.KEYS | frozenset(
     "name main compatibility_date compatibility_flags vars assets routes route workers_dev "
-    "preview_urls rules no_bundle minify define alias tsconfig keep_vars observability logpush "
-    "upload_source_maps keep_names version_metadata limits placement env base_dir unsafe services "
-    "worker_loaders".split()
+    "preview_urls rules no_bundle minify define alias tsconfig jsx_factory jsx_fragment keep_vars "
+    "observability logpush upload_source_maps keep_names limits placement env base_dir unsafe "
+    "secrets tail_consumers streaming_tail_consumers".split()
 )
 HARMLESS = frozenset(
     "$schema account_id send_metrics dev dependencies_instrumentation legacy_env "
-    "preserve_file_names".split()
+    "preserve_file_names previews".split()
 )
 """Keys that speak to wrangler or its author alone."""
-NOT_INHERITED = ("vars", "define", "version_metadata", "services", "worker_loaders")
+NOT_INHERITED = (project_bindings.KEYS - project_bindings.INHERITED) | {
+    *("vars", "define", "secrets", "unsafe", "tail_consumers", "streaming_tail_consumers")
+}
 """Keys that a named environment does not take over from the top, as with wrangler."""
 INSTEAD = {
     "site": "Use assets: { directory: … } instead.",
     "build": "Run the build yourself first, then deploy its result as `main`.",
     "pages_build_output_dir": "This is a Pages project: use assets: { directory: … } instead.",
     "type": "Remove it: the format is found from the code.",
+    "containers": bindings_absent.INSTEAD["containers"],
+    "cache": "Remove it: a Worker's own answers are not kept. It may use caches.default itself.",
 }
 MODULE_RULES = {"CompiledWasm": "application/wasm", "Text": "text/plain",
                 "Data": "application/octet-stream"}  # fmt: skip
@@ -49,10 +55,6 @@ RULES = {
     ".sql": "text/plain",
     ".bin": "application/octet-stream",
 }
-
-
-class ProjectError(KytheraError):
-    """The project's configuration cannot be deployed; the message names the key and the file."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,10 @@ class Project:
     esbuild: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     """Passed through to the version: observability, logpush, limits, placement."""
-    metadata_binding: str | None = None
-    bindings: tuple[dict[str, Any], ...] = ()
-    """More of them, as the upload has them."""
+    attached: Attached = field(default_factory=Attached)
+    """Bindings, migrations and triggers."""
+    secrets_required: tuple[str, ...] = ()
+    """Without them nothing is deployed."""
 
     @property
     def nodejs(self) -> bool:
@@ -181,8 +184,7 @@ def refuse_unknown(document: Mapping[str, Any], file: Path) -> None:
                 f"{file.name}: {key} is not offered by `kythera deploy` yet.",
                 remedy=INSTEAD.get(
                     key,
-                    "Offered: vars, secrets, static assets, version_metadata, routes, custom "
-                    "domains, services. Remove the key to deploy without it.",
+                    f"Offered: {', '.join(sorted(OFFERED))}. Remove the key to deploy without it.",
                 ),
             )
 
@@ -228,27 +230,16 @@ def from_document(
         rules=_rules(chosen, file),
         esbuild=_esbuild(chosen),
         settings=_settings(chosen, file),
-        metadata_binding=(chosen.get("version_metadata") or {}).get("binding"),
-        bindings=(
-            *_bindings(chosen, "services", "service", file),
-            *_bindings(chosen, "worker_loaders", "worker_loader", file),
+        attached=project_bindings.attached(
+            {**chosen, "name": name or chosen.get("name")}, file.name
         ),
+        secrets_required=tuple((_typed(chosen, "secrets", dict, file) or {}).get("required") or ()),
     )
 
 
-def _bindings(
-    document: Mapping[str, Any], key: str, kind: str, file: Path
-) -> Iterator[dict[str, Any]]:
-    """Yield a list of wrangler's as the API takes it: `binding` is called `name` there."""
-    for entry in _typed(document, key, list, file) or ():
-        if not isinstance(entry, dict) or "binding" not in entry:
-            raise ProjectError(f"{file.name}: each of {key} needs a `binding`.", remedy="Name it.")
-        rest = {name: value for name, value in entry.items() if name not in ("binding", "remote")}
-        yield {"type": kind, "name": entry["binding"], **rest}
-
-
 def _settings(chosen: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    keys = ("observability", "logpush", "limits", "placement")
+    keys = ["observability", "logpush", "limits", "placement"]
+    keys += ["tail_consumers", "streaming_tail_consumers"]
     unsafe = _typed(chosen, "unsafe", dict, file) or {}
     if set(unsafe) - {"metadata"}:
         raise ProjectError(
@@ -337,6 +328,11 @@ def _esbuild(document: Mapping[str, Any]) -> tuple[str, ...]:
         options.append("--minify")
     if document.get("keep_names", True):
         options.append("--keep-names")
-    if document.get("tsconfig"):
-        options.append(f"--tsconfig={document['tsconfig']}")
+    for key, option in (
+        ("tsconfig", "tsconfig"),
+        ("jsx_factory", "jsx-factory"),
+        ("jsx_fragment", "jsx-fragment"),
+    ):
+        if document.get(key):
+            options.append(f"--{option}={document[key]}")
     return tuple(options)

@@ -1,6 +1,7 @@
 """From a project to a served version: the calls of one deploy, in order.
 
-`metadata` is pure. `put` does: assets session and buckets, the version, its hostname, its routes.
+`metadata` is pure. `put` does: assets session and buckets, what bindings lead to, the version, its
+hostname, routes, crons and consumers.
 Each step is one the API refuses or takes as a whole; nothing serves before the version is stored.
 """
 
@@ -10,12 +11,15 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
+from kythera.cli import provision
 from kythera.cli.bundle import Bundle
 from kythera.cli.client import Client, worker_urls
 from kythera.cli.project import Project
+from kythera.cli.project_bindings import steps_after
 from kythera.cli.static_files import StaticFile
-from kythera.model.errors import KytheraError
+from kythera.model.errors import KytheraError, Refusal
 
 MESSAGE = "workers/message"
 TAG = "workers/tag"
@@ -52,10 +56,15 @@ def metadata(
     assets_jwt: str | None = None,
     steering: dict[str, str] | None = None,
     annotations: dict[str, str] | None = None,
+    provided: Sequence[dict[str, Any]] | None = None,
+    migration_tag: str | None = None,
 ) -> dict[str, Any]:
-    """Return the form's `metadata` field for a version of this project. Pure."""
+    """Return the form's `metadata` field for a version of this project. Pure.
+
+    `provided` are the bindings to what the configuration gives no id of; without them they are
+    inherited, as in a dry run."""
     document: dict[str, Any] = {
-        "bindings": list(bindings(project)),
+        "bindings": [*bindings(project, provided)],
         "compatibility_date": project.compatibility_date,
         "compatibility_flags": list(project.compatibility_flags),
         "keep_bindings": ["secret_text", "secret_key"],
@@ -63,6 +72,11 @@ def metadata(
     }
     if project.keep_vars:
         document["keep_bindings"] += ["plain_text", "json"]
+    migrations = steps_after(project.attached.migrations, migration_tag)
+    if migrations is not None:
+        document["migrations"] = migrations
+    if project.attached.exports:
+        document["exports"] = project.attached.exports
     if bundle is not None:
         document["body_part" if bundle.service_worker else "main_module"] = bundle.main
     if assets_jwt is not None:
@@ -73,7 +87,9 @@ def metadata(
     return document
 
 
-def bindings(project: Project) -> Sequence[dict[str, Any]]:
+def bindings(
+    project: Project, provided: Sequence[dict[str, Any]] | None = None
+) -> Sequence[dict[str, Any]]:
     """Return the bindings a project asks for. Pure."""
     found: list[dict[str, Any]] = []
     for name, value in project.vars.items():
@@ -83,9 +99,12 @@ def bindings(project: Project) -> Sequence[dict[str, Any]]:
             found.append({"type": "json", "name": name, "json": value})
     if project.assets_binding:
         found.append({"type": "assets", "name": project.assets_binding})
-    if project.metadata_binding:
-        found.append({"type": "version_metadata", "name": project.metadata_binding})
-    found += project.bindings
+    found += project.attached.bindings
+    if provided is None:
+        provided = [wanted.inherited() for wanted in project.attached.wanted]
+    found += provided
+    named = {binding["name"] for binding in found}
+    found += [{"type": "inherit", "name": s} for s in project.secrets_required if s not in named]
     return found
 
 
@@ -99,12 +118,21 @@ def put(
     annotations: dict[str, str] | None = None,
 ) -> Deployed:
     """Deploy: upload what the API lacks, store the version, serve it, set where it is served."""
-    jwt, sent = None, 0
+    attached, jwt, sent = project.attached, None, 0
+    provision.refuse_no_queue(client, project.name, attached.consumers, attached.wanted)
+    tag = migration_tag(client, project.name) if attached.migrations else None
+    steps_after(attached.migrations, tag)  # refuses what cannot be, before anything is made
     if project.assets_folder is not None:
         jwt, sent = put_assets(client, project, files)
         note(f"Assets: {len(files)} files, {sent} of them new.")
     form = metadata(
-        project, bundle, assets_jwt=jwt, steering=steering(project), annotations=annotations
+        project,
+        bundle,
+        assets_jwt=jwt,
+        steering=steering(project),
+        annotations=annotations,
+        provided=provision.provided(client, project.name, attached.wanted, note),
+        migration_tag=tag,
     )
     parts = bundle.parts if bundle else ()
     result = client.call(
@@ -126,6 +154,18 @@ def put(
         assets_uploaded=sent,
         startup_time_ms=(result or {}).get("startup_time_ms"),
     )
+
+
+def migration_tag(client: Client, worker: str) -> str | None:
+    """Return a worker's last migration; None when it has none, or is not there yet."""
+    try:
+        found = client.call("GET", f"/workers/services/{quote(worker, safe='')}")
+    except Refusal as refusal:
+        if refusal.code != provision.NO_WORKER:
+            raise
+        return None
+    tag: str | None = found["default_environment"]["script"].get("migration_tag")
+    return tag
 
 
 def with_dashes(digits: str) -> str:
@@ -178,7 +218,8 @@ def _encoded(file: StaticFile) -> bytes:
 
 
 def put_triggers(client: Client, project: Project) -> None:
-    """Set the hostname, routes and custom domains. Absent ones are left as they are."""
+    """Set the hostname, routes, custom domains, crons, consumers and workflows. Absent ones are left
+    as they are."""
     client.call(
         "POST",
         client.script(project.name, "/subdomain"),
@@ -200,6 +241,14 @@ def put_triggers(client: Client, project: Project) -> None:
                 "origins": [{"hostname": hostname} for hostname in project.domains],
             },
         )
+    if project.attached.crons is not None:
+        crons = [{"cron": cron} for cron in project.attached.crons]
+        client.call("PUT", client.script(project.name, "/schedules"), json=crons)
+    provision.put_consumers(client, project.name, project.attached.consumers)
+    for workflow in project.attached.workflows:
+        told = {key: value for key, value in workflow.items() if key != "name"}
+        path = f"/workflows/{quote(workflow['name'], safe='')}"
+        client.call("PUT", path, json={"script_name": project.name, **told})
 
 
 def urls(client: Client, project: Project) -> list[str]:
