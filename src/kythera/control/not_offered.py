@@ -18,7 +18,6 @@ ABSENT = {
     "containers/applications": "containers",
     "containers/dash/applications": "containers",
     "pages/projects": "Pages",
-    "workers/dispatch/namespaces": "dispatch namespaces",
     "workers/tails/by-consumer/{name}": "tail workers",
 }
 WRAPPED = {"r2/buckets": "buckets"}
