@@ -21,6 +21,8 @@ from kythera.control import (
     cron,
     database_files,
     databases,
+    dispatch_namespaces,
+    dispatch_scripts,
     fleet_status,
     graphql,
     hyperdrive,
@@ -49,9 +51,20 @@ from kythera.control.caller import calling, doing, refuse
 from kythera.control.envelope import INTERNAL, failed, failure, no_route, wrong_method
 from kythera.control.peer_gate import PeerGate
 from kythera.control.scopes import ACCOUNT_PATH as ACCOUNT
-from kythera.control.scopes import KV, KYTHERA, OPEN, ROOT, SCRIPT, WORKERS, need_of
+from kythera.control.scopes import (
+    KV,
+    KYTHERA,
+    NAMESPACES,
+    OPEN,
+    ROOT,
+    SCRIPT,
+    WORKERS,
+    need_of,
+)
 from kythera.control.services import Services
+from kythera.deploy.refusals import worker_absent
 from kythera.model.errors import KytheraError
+from kythera.model.names import namespace_of
 
 
 def api_routes(services: Services) -> list[BaseRoute]:
@@ -84,6 +97,8 @@ def api_routes(services: Services) -> list[BaseRoute]:
         *secrets_store.routes(ACCOUNT),
         *buckets.routes(ACCOUNT),
         *objects.routes(ACCOUNT),
+        *dispatch_namespaces.routes(NAMESPACES),
+        *dispatch_scripts.routes(NAMESPACES),
         *not_offered.routes(ACCOUNT),
     ]
 
@@ -102,6 +117,7 @@ def _guarded(route: BaseRoute) -> BaseRoute:
         return route
     endpoint: Callable[[Request], Awaitable[Response]] = route.endpoint
     needs = {method: need_of(method, route.path) for method in route.methods or ()}
+    watching = route.path.startswith(f"{SCRIPT}/tails")
 
     async def checked(request: Request) -> Response:
         need = needs[request.method]
@@ -110,6 +126,8 @@ def _guarded(route: BaseRoute) -> BaseRoute:
         caller, worker = calling.get(), request.path_params.get("name", "")
         assert caller is not None, "the gate has found out who calls"
         refuse(caller, need, worker)
+        if namespace_of(worker) and not watching:
+            raise worker_absent(worker)  # It is at its namespace's addresses.
         with doing(need.does, worker):
             return await endpoint(request)
 

@@ -21,7 +21,6 @@ ABSENT = {
     "event_notifications/r2/{name}/configuration": "event notifications of R2",
     "event_subscriptions/subscriptions": "event subscriptions of queues",
     "slurper/jobs": "Super Slurper",
-    "workers/dispatch/namespaces": "dispatch namespaces",
     "workers/tails/by-consumer/{name}": "tail workers",
 }
 UNCOUNTED = {

@@ -29,7 +29,7 @@ from kythera.distribute.files import named_blobs
 from kythera.ground.clock import iso
 from kythera.model.catalog import Catalog
 from kythera.model.errors import Refusal, StoreUnavailable
-from kythera.model.names import is_worker_name
+from kythera.model.names import is_worker_anywhere, namespace_of, script_name
 from kythera.model.objects import OBJECTS
 from kythera.model.records import Deployment, Split, Version, Worker
 
@@ -63,10 +63,10 @@ async def publish(
     `drafting` is called, in a thread, with what came before; it may be called again when somebody
     else wrote first, and must raise (10215, say) when it no longer applies."""
     account = services.account
-    if not is_worker_name(name):
+    if not is_worker_anywhere(name):
         raise Refusal(
             10016,
-            f"{name[:80]!r} cannot be a Worker's name.",
+            f"{script_name(name)[:80]!r} cannot be a Worker's name.",
             remedy="Use a-z, 0-9, `-` and `_`, 63 characters at most: it becomes a hostname.",
         )
 
@@ -216,6 +216,7 @@ def _next_worker(
         deployments_made=max(
             (each.number for each in catalog.deployments(account, name)), default=0
         ),
+        hostname_enabled=not namespace_of(name),
     )
     return msgspec.structs.replace(
         worker,

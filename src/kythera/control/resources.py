@@ -7,6 +7,7 @@ some workers, which may not reach the account's resources, cannot do so through 
 from collections.abc import Mapping
 
 from kythera.control.caller import FORBIDDEN, Forbidden, calling
+from kythera.deploy.bindings_dispatch import DISPATCH, NAMESPACE_ABSENT
 from kythera.deploy.refusals import Refusals
 from kythera.model.catalog import Catalog
 from kythera.model.names import queue_id
@@ -17,6 +18,7 @@ LEADS_TO: Mapping[str, tuple[str, str, int]] = {
     "kv_namespace": ("namespace_id", "KV binding {} references namespace", 10041),
     "r2_bucket": ("bucket_name", "R2 binding {} references bucket", 10085),
     "queue": ("queue_name", "Queue binding {} references queue", 11000),
+    DISPATCH: ("namespace_id", "Binding {} references dispatch namespace", NAMESPACE_ABSENT),
 }
 """Type of binding (and of resource) → its field with the resource's id (or what `id_of` makes one of),
 words, Cloudflare's code."""

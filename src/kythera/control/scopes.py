@@ -27,6 +27,9 @@ D1 = f"{ACCOUNT_PATH}/d1/database"
 D1_FILES = f"{ROOT}/d1/files"
 BUCKETS = f"{ACCOUNT_PATH}/r2/buckets"
 BUCKET = f"{BUCKETS}/{{bucket}}"
+NAMESPACES = f"{WORKERS}/dispatch/namespaces"
+"""Of dispatches."""
+USER_SCRIPT = f"{NAMESPACES}/{{namespace}}/scripts/{{script}}"
 
 READ, DEPLOY, SECRETS, ADMIN = SCOPES = ("read", "deploy", "secrets", "admin")
 INCLUDES: Mapping[str, frozenset[str]] = {
@@ -262,6 +265,35 @@ NEEDS: dict[str, dict[str, Need]] = {
         }
         for path in ("cors", "lifecycle", "lock", "sippy", "domains/custom", "domains/managed")
     },
+    # Dispatch namespaces; a deploy looks whether they are there. Their workers are no one's of the
+    # account: a token for some workers reaches none
+    NAMESPACES: {"GET": LOOK, "POST": _keep("make dispatch namespace")},
+    f"{NAMESPACES}/{{namespace}}": {
+        "GET": LOOK,
+        "PUT": _keep("rename dispatch namespace"),
+        "PATCH": _keep("rename dispatch namespace"),
+        "DELETE": _keep("delete dispatch namespace"),
+    },
+    f"{NAMESPACES}/{{namespace}}/scripts": {"GET": INSPECT, "DELETE": _keep("delete workers")},
+    USER_SCRIPT: {"GET": INSPECT, "PUT": _keep("deploy"), "DELETE": _keep("delete worker")},
+    f"{USER_SCRIPT}/content": {"GET": INSPECT},
+    f"{USER_SCRIPT}/settings": {
+        "GET": INSPECT,
+        "PATCH": Need((DEPLOY, SECRETS), PLATFORM, "change settings"),
+    },
+    f"{USER_SCRIPT}/bindings": {"GET": INSPECT},
+    f"{USER_SCRIPT}/secrets": {"GET": INSPECT, "PUT": _shared_secret("set secret")},
+    f"{USER_SCRIPT}/secrets/{{secret}}": {
+        "GET": INSPECT,
+        "DELETE": _shared_secret("delete secret"),
+    },
+    f"{USER_SCRIPT}/secrets-bulk": {"PATCH": _shared_secret("set secrets")},
+    f"{USER_SCRIPT}/tags": {"GET": INSPECT, "PUT": _keep("set tags")},
+    f"{USER_SCRIPT}/tags/{{tag}}": {
+        "PUT": _keep("set tags"),
+        "DELETE": _keep("set tags"),
+    },
+    f"{USER_SCRIPT}/assets-upload-session": {"POST": _keep("upload assets")},
     # Who may call, and what was changed
     f"{ACCOUNT_PATH}/tokens": {"GET": RULE, "POST": _rule("make API token")},
     f"{ACCOUNT_PATH}/tokens/verify": {"GET": LOOK},

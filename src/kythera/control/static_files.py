@@ -32,7 +32,7 @@ from kythera.deploy.refusals import invalid, too_big
 from kythera.deploy.upload import Part
 from kythera.model.errors import KytheraError, Refusal
 from kythera.model.limits import MIB
-from kythera.model.names import is_worker_name
+from kythera.model.names import is_worker_anywhere, script_name
 
 MANIFEST_BYTES_MAX = 16 * MIB
 HANDED_ON_BYTES_MAX = 1 * MIB
@@ -43,8 +43,8 @@ async def begin(request: Request) -> Response:
     """POST scripts/{name}/assets-upload-session: which files have to be uploaded?"""
     services = services_of(request)
     name = request.path_params["name"]
-    if not is_worker_name(name):
-        raise Refusal(10016, f"{shown(name)} cannot be a Worker's name.")
+    if not is_worker_anywhere(name):
+        raise Refusal(10016, f"{shown(script_name(name))} cannot be a Worker's name.")
     async with room_for(request, request.app.state.large_bodies):
         document = await object_body(request, MANIFEST_BYTES_MAX)
     limits = services.platform.limits

@@ -13,6 +13,7 @@ from kythera.control.publish import present
 from kythera.control.services import Services, services_of
 from kythera.control.store import Change, end, put
 from kythera.deploy.bindings import public
+from kythera.deploy.bindings_dispatch import DISPATCH
 from kythera.deploy.bindings_services import bound_to, refuse_in_use
 from kythera.deploy.documents import as_flag
 from kythera.deploy.refusals import worker_absent
@@ -21,6 +22,7 @@ from kythera.deploy.versions import runtime_view
 from kythera.ground.clock import iso
 from kythera.model.catalog import Catalog
 from kythera.model.errors import Refusal
+from kythera.model.names import namespace_of, script_name
 from kythera.model.objects import OBJECTS, deleted, is_live, of_worker
 from kythera.model.records import Binding, Version, Worker
 
@@ -35,7 +37,7 @@ def worker_of(request: Request) -> tuple[Services, Worker, list[Version]]:
 def script_view(worker: Worker, version: Version) -> dict[str, Any]:
     """Return a worker as Cloudflare's older endpoints show it."""
     return {
-        "id": worker.name,
+        "id": script_name(worker.name),
         "tag": worker.tag,
         "tags": list(worker.tags),
         "etag": version.etag,
@@ -63,7 +65,7 @@ async def scripts(request: Request) -> Response:
     found = []
     for worker in catalog.workers(services.account):
         versions = catalog.versions(services.account, worker.name)
-        if versions and sees(worker.name):
+        if versions and sees(worker.name) and not namespace_of(worker.name):
             found.append(script_view(worker, versions[0]))
     return listed(request, found)
 
@@ -214,16 +216,21 @@ async def references(request: Request) -> Response:
     """GET scripts/{name}/references: who calls this worker, and whom it calls."""
     services, worker, versions = worker_of(request)
     callers = bound_to(services.store.catalog(), services.account, worker.name)
+    direct = [(name, binding) for name, binding in callers if binding.type == "service"]
     called = [binding for binding in versions[0].bindings if binding.type == "service"]
     return success(
         {
             "services": {
-                "incoming": [_reference(name, binding) for name, binding in callers],
+                "incoming": [_reference(name, binding) for name, binding in direct],
                 "outgoing": [_reference(b.fields["service"], b) for b in called],
                 "pages_function": False,
             },
             "durable_objects": [],
-            "dispatch_outbounds": [],
+            "dispatch_outbounds": [
+                {**_reference(name, binding), "namespace": binding.fields["namespace"]}
+                for name, binding in callers
+                if binding.type == DISPATCH
+            ],
         }
     )
 

@@ -17,6 +17,7 @@ import msgspec
 
 from kythera.deploy.bindings_absent import INSTEAD
 from kythera.deploy.bindings_d1 import database_id
+from kythera.deploy.bindings_dispatch import DISPATCH, read_dispatch
 from kythera.deploy.bindings_kv import read_namespace
 from kythera.deploy.bindings_objects import read_objects
 from kythera.deploy.bindings_queues import producer
@@ -50,13 +51,13 @@ OFFERED = (
     "worker_loader",
     "r2_bucket",
     "durable_object_namespace",
+    DISPATCH,
 )
 PART_TYPES = {"wasm_module": "wasm", "text_blob": "text", "data_blob": "data"}
 """Bindings of the service-worker format to a part of the upload, and that part's module type."""
 
 NOT_OFFERED_YET = {
     "workflow": "workflows",
-    "dispatch_namespace": "dispatch namespaces",
     "vectorize": "Vectorize",
     "tail": "tail workers",
     "logfwdr": "log forwarding",
@@ -295,6 +296,7 @@ READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "service": read_service,
     "r2_bucket": read_bucket,
     "durable_object_namespace": read_objects,
+    DISPATCH: read_dispatch,
 }
 
 

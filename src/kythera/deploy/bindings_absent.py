@@ -16,7 +16,6 @@ INSTEAD = {
     "logfwdr": "Take the platform's logs: `kythera tail`, or a worker's console in the journal.",
     "tail": "`wrangler tail` and `kythera tail` show traces; send what you log on with fetch.",
     "secret_key": "Give the key as a secret_text and import it with crypto.subtle.importKey.",
-    "dispatch_namespace": "Give each tenant a worker of its own, and bind to those that you call.",
     "containers": "Run the container beside the platform and call it with fetch.",
 }
 """By the type of a binding: a sentence for whoever deploys."""

@@ -8,10 +8,12 @@ from typing import Any
 
 import msgspec
 
+from kythera.deploy.bindings_dispatch import outbound_of
 from kythera.deploy.documents import as_object, as_text
 from kythera.deploy.refusals import invalid
 from kythera.model.catalog import Catalog
 from kythera.model.errors import Refusal
+from kythera.model.names import namespace_of
 from kythera.model.records import Binding
 
 NOT_THERE, IN_USE = 10143, 10064
@@ -20,9 +22,13 @@ PROPS_BYTES_MAX = 65_536
 
 def read_service(name: str, kind: str, fields: Mapping[str, Any], origin: object) -> Binding:
     """Read `{service, entrypoint?, environment?, props?}`. There is one environment alone."""
-    found: dict[str, Any] = {
-        "service": as_text(fields.get("service"), f"the service of binding {name!r}")
-    }
+    service = as_text(fields.get("service"), f"the service of binding {name!r}")
+    if namespace_of(service):
+        raise invalid(
+            f"Binding {name!r}: {service!r} is a worker of a dispatch namespace.",
+            remedy="Bind to the namespace, and get() the worker when it is asked.",
+        )
+    found: dict[str, Any] = {"service": service}
     environment = fields.get("environment")
     if environment not in (None, "", "production"):
         raise invalid(
@@ -40,13 +46,19 @@ def read_service(name: str, kind: str, fields: Mapping[str, Any], origin: object
     return Binding(name=name, type=kind, fields=found)
 
 
+def target_of(binding: Binding) -> str:
+    """Return the worker that a binding leads to, at once or as an outbound one; empty: none."""
+    if binding.type == "service":
+        service: str = binding.fields["service"]
+        return service
+    return outbound_of(binding)
+
+
 def refuse_no_worker(bindings: Iterable[Binding], catalog: Catalog, account: str, me: str) -> None:
     """Refuse a binding to a worker that is not there. Raises Refusal (10143)."""
     for binding in bindings:
-        if binding.type != "service":
-            continue
-        target = binding.fields["service"]
-        if target != me and not catalog.versions(account, target):
+        target = target_of(binding)
+        if target and target != me and not catalog.versions(account, target):
             raise Refusal(
                 NOT_THERE,
                 f"Could not resolve service binding '{binding.name}'. Target script '{target}'"
@@ -69,8 +81,7 @@ def bound_to(catalog: Catalog, account: str, target: str) -> list[tuple[str, Bin
             if version.id not in live and version is not versions[0]:
                 continue
             for binding in version.bindings:
-                is_it = binding.type == "service" and binding.fields["service"] == target
-                if is_it and binding.name not in seen:
+                if target_of(binding) == target and binding.name not in seen:
                     seen.add(binding.name)
                     found.append((worker.name, binding))
     return found

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from kythera.model.errors import KytheraError, StoreUnavailable
 
-KEY = re.compile(r"[A-Za-z0-9_$=/-]+(\.[A-Za-z0-9_$=/-]+)*")
+KEY = re.compile(r"[A-Za-z0-9_$=/~-]+(\.[A-Za-z0-9_$=/~-]+)*")
 """Tokens between dots; no wildcard, no blank: a key is the tail of a NATS subject."""
 
 KEY_BYTES_MAX = 400

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from kythera.ground.chance import SystemChance
 from kythera.ground.files import write_private
+from kythera.model.names import namespace_of, script_name
 
 PASS_HEADER = "X-Kythera-Pass"  # noqa: S105 (a name)
 PASS_BYTES_MAX = 4_096
@@ -71,9 +72,36 @@ def check(text: str, key: str, store: str) -> Pass:
 def worker_mark(key: str, account: str, worker: str) -> str:
     """Return what this machine's inner door knows a worker by: nobody guesses it, no worker sees it.
 
-    32 hexadecimal digits, which can be a host's name."""
-    said = f"worker/{account}/{worker}".encode()
-    return hmac.digest(key.encode(), said, hashlib.sha256).hex()[:MARK_DIGITS]
+    32 hexadecimal digits, which can be a host's name. Those of a dispatch namespace follow from the
+    namespace's own key, so that who has that reaches them all, and nobody else."""
+    namespace = namespace_of(worker)
+    if namespace:
+        return _named(namespace_key(key, account, namespace), script_name(worker))
+    return _digits(key, f"worker/{account}/{worker}")[:MARK_DIGITS]
+
+
+def namespace_key(key: str, account: str, namespace: str) -> str:
+    """Return what the marks of a dispatch namespace's workers are made with (`js/dispatch.js`)."""
+    return _digits(key, f"namespace/{account}/{namespace}")
+
+
+def outbound_key(key: str, account: str, namespace: str) -> str:
+    """Return what the marks are made with by which its workers reach outbound workers
+    (`js/dispatched.js`): other marks than anybody else's, which lead to those alone."""
+    return _digits(key, f"outbound/{account}/{namespace}")
+
+
+def outbound_mark(key: str, account: str, namespace: str, worker: str) -> str:
+    """Return what the inner door knows an outbound worker by, for the workers of one namespace."""
+    return _named(outbound_key(key, account, namespace), worker)
+
+
+def _named(key: str, worker: str) -> str:
+    return _digits(key, f"worker/{worker}")[:MARK_DIGITS]
+
+
+def _digits(key: str, said: str) -> str:
+    return hmac.digest(key.encode(), said.encode(), hashlib.sha256).hex()
 
 
 def _mark(payload: str, key: str) -> bytes:

@@ -59,6 +59,13 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Calls and requests of one process to one other worker at the same time: what a loop through
     workers ends at, if nothing else ends it before. Less than half of `queue_requests`."""
 
+    # Dispatch namespaces
+    dispatch_namespaces_max: int = 1_000
+    """Of one account."""
+    dispatch_told_bytes_max: int = 4_096
+    """Of the parameters that one dispatch hands to its outbound worker, as JSON in ASCII: they travel
+    in the head of each request, which has to fit into `request_head_bytes_max` with all else."""
+
     # Durable Objects
     objects_leave_ms: int = 5_000
     """How long calls that are inside an object cell may take to end when it is replaced; WebSockets

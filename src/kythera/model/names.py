@@ -16,11 +16,35 @@ CLASS_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,127}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 RESOURCE_ID = re.compile(r"[0-9a-f]{32}")
 """Of what has no id of another kind: KV namespaces …"""
+USER_MARK = "~"
+"""Between a dispatch namespace and the name that a worker has in it; no worker's own name has it."""
 
 
 def is_worker_name(name: str) -> bool:
     """Tell whether `name` can be a worker: it becomes one DNS label of its hostname."""
     return WORKER_NAME.fullmatch(name) is not None
+
+
+def user_worker(namespace: str, script: str) -> str:
+    """Return what a worker of a dispatch namespace is called among all workers of its account."""
+    return f"{namespace}{USER_MARK}{script}"
+
+
+def namespace_of(worker: str) -> str:
+    """Return the id of a worker's dispatch namespace; empty: it is in none."""
+    namespace, mark, _ = worker.partition(USER_MARK)
+    return namespace if mark else ""
+
+
+def script_name(worker: str) -> str:
+    """Return a worker's name as people gave it, within its dispatch namespace if it is in one."""
+    return worker.rpartition(USER_MARK)[2]
+
+
+def is_worker_anywhere(name: str) -> bool:
+    """Tell whether `name` can be a worker, be it of the account itself or of a dispatch namespace."""
+    namespace, mark, script = name.partition(USER_MARK)
+    return is_worker_name(name) if not mark else all(map(is_worker_name, (namespace, script)))
 
 
 def is_machine_name(name: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from kythera.deploy.bindings_dispatch import is_outbound
 from kythera.deploy.hyperdrive import HYPERDRIVE, password_of
 from kythera.deploy.keyring import Keyring
 from kythera.deploy.seal import Sealer
@@ -152,6 +153,8 @@ class CellMaker:
             shared_secret=self._shared_secrets(version),
             database=self._databases(version),
             service_calls_max=self.platform.limits.service_calls,
+            dispatch_told_bytes_max=self.platform.limits.dispatch_told_bytes_max,
+            is_outbound=is_outbound(self.catalog, version.account, version.worker),
             objects=self._objects(version),
             home=home,
         )

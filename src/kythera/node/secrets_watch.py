@@ -1,17 +1,19 @@
 """Which running cells hold a secret that was changed in its store, or the password of a database that
-was: they are replaced, one at a time.
+was, or have become an outbound worker's: they are replaced, one at a time.
 
 A cell is given a secret's text when it starts. What an agent does not see change, as it was down, it
 takes for unchanged; the records of that time come in after it is up.
 """
 
+from kythera.deploy.bindings_dispatch import outbound_workers
 from kythera.deploy.hyperdrive import HYPERDRIVE
 from kythera.deploy.shared_secrets import SECRET
 from kythera.model.catalog import Catalog
 from kythera.model.records import Binding, Version
 
 Shared = tuple[str, str, str]
-"""Account, store, name; of a database, its kind and id."""
+"""Account, store, name; of a database, its kind and id; of an outbound worker, OUTBOUND and its name."""
+OUTBOUND = "outbound worker"
 
 
 class SecretsWatch:
@@ -41,12 +43,20 @@ class SecretsWatch:
             for account in self._catalog.accounts()
             for found in self._catalog.resources(account.id, HYPERDRIVE)
         }
-        return shared | databases
+        outbound = {
+            (each.account, OUTBOUND, each.worker): "it is"
+            for each in outbound_workers(self._catalog)
+        }
+        return shared | databases | outbound
 
 
 def uses(version: Version | None, changed: frozenset[Shared]) -> bool:
     """Tell whether a version is bound to any of these secrets."""
-    return version is not None and any(_named(version, b) in changed for b in version.bindings)
+    if version is None:
+        return False
+    if (version.account, OUTBOUND, version.worker) in changed:
+        return True
+    return any(_named(version, b) in changed for b in version.bindings)
 
 
 def _named(version: Version, binding: Binding) -> Shared:

@@ -12,11 +12,12 @@ from collections.abc import Collection, Iterable, Mapping
 import anyio
 import structlog
 
+from kythera.deploy.bindings_dispatch import outbound_workers
 from kythera.distribute.nearness import Near, near
 from kythera.distribute.served import Served, served_key
 from kythera.ground.files import stamp_of
 from kythera.ground.layout import Layout
-from kythera.ground.passes import store_key, worker_mark
+from kythera.ground.passes import outbound_mark, store_key, worker_mark
 from kythera.model.catalog import Name
 from kythera.model.errors import KytheraError
 from kythera.model.platform import Platform
@@ -107,6 +108,13 @@ class TrafficLoop:
                 self._mind.catalog, traffic, self._platform.limits, self._front.queue_max()
             ),
             mark_of=lambda name: worker_mark(self._key, *name),
+            more_marks={
+                outbound_mark(self._key, each.account, each.namespace, each.worker): (
+                    each.account,
+                    each.worker,
+                )
+                for each in outbound_workers(self._mind.catalog)
+            },
         )
         return plan, traffic.values()
 

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct, field
 
 from kythera.model.catalog import Catalog, Name
-from kythera.model.names import is_hostname
+from kythera.model.names import is_hostname, namespace_of
 from kythera.model.traffic import Share, Traffic
 from kythera.route.lanes import lane_rows, lanes_of, server_rows
 from kythera.route.mesh import Peers, PeerServer, Tunnel, Where, peer_numbers, peer_servers
@@ -116,13 +116,14 @@ def plan_front(
     tunnels: Iterable[Tunnel] = (),
     queues: Mapping[Name, int] | None = None,
     mark_of: Callable[[Name], str] | None = None,
+    more_marks: Mapping[str, Name] | None = None,
 ) -> FrontPlan:
     """Return what the front door should do now.
 
     `failing` holds workers whose cell cannot start, and why: they answer 503 without a wait, unless
     `where` sends their visitors to another machine. Who is not in `where` is served here.
     `queues` holds workers whose queue is not as long as all others'. `mark_of` says by what the inner
-    door knows a worker; without it there is no such door."""
+    door knows a worker; without it there is no such door. `more_marks` lead to workers too."""
     served = _served(catalog, traffic)
     owners, slots, freed = _assign_slots(served, previous or FrontPlan())
     slot_of = {name: slot for slot, name in owners.items()}
@@ -148,7 +149,8 @@ def plan_front(
         "queues": {
             slot: str(queues[name]) for slot, name in owners.items() if queues and name in queues
         },
-        "services": {mark: slot for slot, mark in marks.items()},
+        "services": {mark: slot for slot, mark in marks.items()}
+        | {mark: slot_of[name] for mark, name in (more_marks or {}).items() if name in slot_of},
         "lanes": lane_rows(lanes),
         "lane_servers": server_rows(lanes),
     }
@@ -246,7 +248,7 @@ def _hosts(catalog: Catalog, slot_of: Mapping[Name, str], domain: str, ignored: 
         ]
     for (account, worker), slot in sorted(slot_of.items()):
         record = catalog.worker(account, worker)
-        if record is not None and record.hostname_enabled:
+        if record is not None and record.hostname_enabled and not namespace_of(worker):
             claims.append((f"{worker}.{domain}".lower(), slot, worker))
     hosts: Rows = {}
     for host, slot, worker in claims:

@@ -33,6 +33,8 @@ LANES_HEADER = "x-kythera-lanes"
 GONE_HEADER = "x-kythera-gone"
 SCHEME_HEADER = "X-Kythera-Scheme"
 THREW_HEADER = "x-kythera-threw"
+TOLD_HEADER = "x-kythera-told"
+"""What a dispatch tells beside the request: to whose outbound worker, or to that what."""
 SERVICES_RELAY = "services-relay"
 NO_CONNECT = (
     '  http-request return status 405 content-type text/plain string "CONNECT is not for visitors."'
@@ -64,7 +66,9 @@ def door_lines(room: Room, runtime_socket: Path) -> Iterator[str]:
     yield f"{rule}(txn.slot) str({SERVICES_RELAY}) if {{ stopping }} {RELAYING}"
     yield f"  http-request allow if {{ var(txn.slot) -m str {SERVICES_RELAY} }}"
     yield f"{rule}(txn.scheme) req.hdr({SCHEME_HEADER})"
+    yield f"{rule}(txn.told) req.fhdr({TOLD_HEADER})"
     yield f"  http-request del-header {INTERNAL_PREFIX} -m beg"
+    yield f"  http-request set-header {TOLD_HEADER} %[var(txn.told)] if {{ var(txn.told) -m found }}"
     yield f"  http-request set-header {SCHEME_HEADER} https if {{ var(txn.scheme) -m str https }}"
     yield from _call_rules()
     yield from repeat_rules()

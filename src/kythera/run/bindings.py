@@ -13,10 +13,11 @@ from typing import Any
 
 from kythera.ground.passes import PASS_HEADER, Pass, sign
 from kythera.model.errors import Refusal
-from kythera.model.names import queue_id
+from kythera.model.names import namespace_of, queue_id
 from kythera.model.objects import OBJECTS
 from kythera.model.records import Binding, Module, Version
 from kythera.run.bindings_d1 import database_value
+from kythera.run.bindings_dispatch import DISPATCH, dispatch_value
 from kythera.run.bindings_kv import KV, namespace_value
 from kythera.run.bindings_services import SERVICES, service_value
 from kythera.run.objects import ObjectHome, ObjectsDoor, objects_value
@@ -78,6 +79,7 @@ class BindingContext:
     """By worker: how this cell reaches its Durable Objects."""
     home: ObjectHome | None = None
     """Of a worker's object cell."""
+    dispatch_told_bytes_max: int = 4_096
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,8 @@ def extensions_of(found: Iterable[Made]) -> list[Fields]:
 def stores_of(version: Version) -> frozenset[str]:
     """Return which of the machine's stores a version's cells may reach."""
     found = frozenset(STORES[b.type] for b in version.bindings if b.type in STORES)
+    if namespace_of(version.worker):
+        found |= {SERVICES}  # Outbound workers are called through the inner door.
     return found | {CACHE} if has_code(version) else found
 
 
@@ -296,6 +300,11 @@ def _service(binding: Binding, context: BindingContext) -> Made:
     return Made(binding.name, value, tuple(services))
 
 
+def _dispatch(binding: Binding, context: BindingContext) -> Made:
+    value, services, module = dispatch_value(binding, context)
+    return Made(binding.name, value, tuple(services), (module,))
+
+
 def _loader(binding: Binding, context: BindingContext) -> Made:
     """Return workerd's own loader. What it loads has running clocks, so its worker must say so."""
     if context.version.confinement.clocks == "frozen":
@@ -335,6 +344,7 @@ MAKERS: dict[str, Maker] = {
     "analytics_engine": _analytics,
     "hyperdrive": _hyperdrive,
     "secrets_store_secret": _shared_secret,
+    DISPATCH: _dispatch,
     OBJECTS: _objects,
 }
 """What a version may be given."""
@@ -344,6 +354,7 @@ STORES: dict[str, str] = {
     "d1": "d1",
     "queue": "queues",
     "service": SERVICES,
+    DISPATCH: SERVICES,
     "ratelimit": "ratelimit",
     "analytics_engine": "analytics",
     "hyperdrive": "hyperdrive",

@@ -38,7 +38,7 @@ def service_value(binding: Binding, context: "BindingContext") -> tuple[Fields, 
     targets = _targets(context.version)
     told: Fields = {"target": targets.index(fields["service"]), "worker": fields["service"]}
     told |= {name: fields[name] for name in ("entrypoint", "props") if fields.get(name) is not None}
-    value = {"service": {"name": SERVICES, "props": {"json": _text(told)}}}
+    value = {"service": {"name": SERVICES, "props": {"json": text_of(told)}}}
     return value, _services(targets, context)
 
 
@@ -63,8 +63,8 @@ def _targets(version: Version) -> list[str]:
 
 def _services(targets: list[str], context: "BindingContext") -> list[Fields]:
     bindings: list[Fields] = [
-        {"name": "LANES", "json": _text(LANES)},
-        {"name": "CALLS_MAX", "json": _text(context.service_calls_max)},
+        {"name": "LANES", "json": text_of(LANES)},
+        {"name": "CALLS_MAX", "json": text_of(context.service_calls_max)},
     ]
     ways = []
     for index, target in enumerate(targets):
@@ -96,5 +96,6 @@ def _way(name: str, target: str, lane: int, context: "BindingContext") -> Fields
     return {"name": name, "external": {"address": f"unix:{doors.sockets[SERVICES]}", "http": http}}
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """Return JSON in ASCII without blanks."""
     return json.dumps(value, separators=(",", ":"))

@@ -15,6 +15,7 @@ import capnp
 import msgspec
 
 from kythera.model.errors import Refusal
+from kythera.model.names import namespace_of
 from kythera.model.records import Asset, Module, Version
 from kythera.run.assets import content_types, service_config
 from kythera.run.bindings import (
@@ -31,6 +32,7 @@ from kythera.run.bindings import (
     module_named,
     services_of,
 )
+from kythera.run.bindings_dispatch import DISPATCHED, around_services
 from kythera.run.bindings_services import SERVICES, rpc_flags, rpc_options
 from kythera.run.objects import ObjectHome, ObjectsDoor, at_home, home_services, home_sockets
 from kythera.run.outbound import (
@@ -44,11 +46,14 @@ from kythera.run.outbound import (
 )
 from kythera.run.prelude import (
     CLOCKS_MODULE,
+    CONTEXT_MODULE,
     ENTRY_MODULE,
     NATIVES_MODULE,
     PRELUDE_MODULE,
     SOCKETS_MODULE,
+    TOLD_MODULE,
     TRIAL_ENTRYPOINT,
+    around_modules,
     clocks_binding,
     clocks_flags,
     is_our_name,
@@ -99,6 +104,9 @@ class CellSettings:
     database: Databases | None = None
     """Opens Hyperdrive configs; None: as before."""
     service_calls_max: int = 500
+    dispatch_told_bytes_max: int = 4_096
+    is_outbound: bool = False
+    """Whether a dispatcher names this worker as its outbound one: then it takes parameters."""
     objects: Mapping[str, ObjectsDoor] = field(default_factory=dict)
     """How Durable Objects are reached, by the worker whose they are."""
     home: ObjectHome | None = None
@@ -131,6 +139,7 @@ class _Builder:
             settings.service_calls_max,
             settings.objects,
             settings.home,
+            settings.dispatch_told_bytes_max,
         )
 
     @cached_property
@@ -142,6 +151,20 @@ class _Builder:
     def cache(self) -> Fields | None:
         """What answers the Cache API."""
         return cache_service(self.context) if self.has_code else None
+
+    @property
+    def is_dispatched(self) -> bool:
+        """Tell whether it is a worker of a dispatch namespace, in a cell."""
+        return self.has_code and not self.trial and bool(namespace_of(self.version.worker))
+
+    @property
+    def within(self) -> list[str]:
+        """Modules of ours that its `fetch` runs within."""
+        wanted = {
+            TOLD_MODULE: self.settings.is_outbound and not self.trial,
+            CONTEXT_MODULE: self.is_dispatched,
+        }
+        return [name for name, is_wanted in wanted.items() if is_wanted]
 
     @property
     def clocks_stand(self) -> bool:
@@ -207,8 +230,7 @@ def encode(config: Fields) -> bytes:
 def _config(builder: _Builder) -> Fields:
     settings = builder.settings
     services = [nothing()]
-    if builder.has_code and settings.egress is not None:
-        services += outbound_services(builder.version, settings.egress)
+    services += _ways_out(builder)
     if builder.has_code:
         services.append({"name": _service_name(builder.version), "worker": _worker(builder)})
     if builder.version.assets is not None:
@@ -224,6 +246,8 @@ def _config(builder: _Builder) -> Fields:
         services.append(_events_service(builder))
     if settings.home is not None:
         services += home_services(settings.home, _service_name(builder.version))
+    # A worker of a dispatch namespace may itself dispatch: both need the inner door.
+    services = list({service["name"]: service for service in services}.values())
     flags = [f"--max-heap-size={settings.heap_mib_max}"] if settings.heap_mib_max else []
     # A small heap makes V8 collect its youngest objects more often than it needs to.
     young = min(YOUNG_MIB_MAX, max(1, settings.heap_mib_max // YOUNG_SHARE))
@@ -247,8 +271,22 @@ def _config(builder: _Builder) -> Fields:
     return config
 
 
+def _ways_out(builder: _Builder) -> list[Fields]:
+    """Return what a worker's own requests leave by."""
+    version, egress = builder.version, builder.settings.egress
+    found = outbound_services(version, egress) if builder.has_code and egress is not None else []
+    if not builder.is_dispatched:
+        return found
+    first = _service_name(version) if version.assets is None else _DOOR
+    return around_services(version, found, first, builder.settings.stores)
+
+
 def _socket(builder: _Builder) -> Fields:
     version = builder.version
+    if builder.is_dispatched:
+        service = {"name": OUTBOUND, "entrypoint": DISPATCHED}
+        http = {"forwardedProtoHeader": "X-Kythera-Scheme", "cfBlobHeader": "CF-Blob"}
+        return {"name": "http", "http": http, "service": service}
     if builder.trial and version.main_module is not None:
         service = {"name": _service_name(version), "entrypoint": TRIAL_ENTRYPOINT}
     else:
@@ -282,11 +320,12 @@ def _service_name(version: Version) -> str:
 
 def _worker(builder: _Builder) -> Fields:
     version = builder.version
+    has_way_out = builder.settings.egress is not None or builder.is_dispatched
     worker: Fields = {
         "compatibilityDate": version.compatibility_date,
         "compatibilityFlags": _flags(builder),
         "bindings": [{"name": made.name, **made.value} for made in builder.made],
-        "globalOutbound": {"name": NOTHING if builder.settings.egress is None else OUTBOUND},
+        "globalOutbound": {"name": OUTBOUND if has_way_out else NOTHING},
     }
     if version.main_module is not None:
         worker["modules"] = _modules(builder, version.main_module)
@@ -307,6 +346,8 @@ def _flags(builder: _Builder) -> list[str]:
     """Return a worker's compatibility flags, and those that standing clocks need."""
     version = builder.version
     given = [*version.compatibility_flags, *rpc_flags(version)]
+    if CONTEXT_MODULE in builder.within:
+        given.append("nodejs_als")
     if not builder.clocks_stand:
         return given
     needed = clocks_flags(version.compatibility_date, of_script=version.body_part is not None)
@@ -340,6 +381,7 @@ def _modules(builder: _Builder, main: str) -> list[Fields]:
     modules = [_module(module, builder.read_blob) for module in own]
     ours = {PRELUDE_MODULE: _prelude(builder, main), NATIVES_MODULE: source("natives.js")}
     ours[ENTRY_MODULE] = source("entry.js")
+    ours = {**around_modules(PRELUDE_MODULE, builder.within), **ours}
     return [*({"name": name, "esModule": text} for name, text in ours.items()), *modules]
 
 

@@ -29,8 +29,13 @@ ENTRY_MODULE = "kythera-entry.js"
 CLOCKS_MODULE = "kythera:clocks"
 SOCKETS_MODULE = "kythera:sockets"
 _MAKE_BINDINGS = ("kythera:ratelimit.js", "kythera:shared-secret.js")
+AROUND_MODULE = "kythera-around.js"
+"""Stands before the prelude itself, where a worker's `fetch` runs within something of ours."""
+CONTEXT_MODULE, TOLD_MODULE = "kythera-context.js", "kythera-told.js"
+"""What that is: in a worker of a dispatch namespace, and in an outbound worker."""
 OUR_MODULES = (
     *(CLOCKS_MODULE, SOCKETS_MODULE, PRELUDE_MODULE, NATIVES_MODULE, ENTRY_MODULE),
+    *(AROUND_MODULE, CONTEXT_MODULE, TOLD_MODULE, "kythera:dispatch.js"),
     *_MAKE_BINDINGS,
 )
 GETTERS_ON_PROTOTYPE_SINCE = "2022-01-31"
@@ -64,6 +69,19 @@ def plain_prelude(main_module: str, first: Sequence[str]) -> str:
 def trial_prelude(main_module: str, first: Sequence[str]) -> str:
     """Return the main module that tells, on TRIAL_ENTRYPOINT, what `main_module` exports."""
     return _standing_before("trial.js", main_module, first)
+
+
+def around_modules(main: str, within: Sequence[str]) -> dict[str, str]:
+    """Return the modules, the main one first, that run the `fetch` of `main` (one of ours) within
+    each of those named; nothing where there are none."""
+    found: dict[str, str] = {}
+    for number, name in enumerate(within):
+        own = AROUND_MODULE if number == 0 else f"{number}-{AROUND_MODULE}"
+        text = source("around.js").replace("'%within%'", json.dumps(f"./{name}"))
+        found = {own: text.replace("'%inner%'", json.dumps(f"./{main}")), **found}
+        found[name] = source(name.removeprefix("kythera-"))
+        main = own
+    return found
 
 
 def is_our_name(name: str) -> bool:

@@ -30,6 +30,8 @@ OBJECTS_STORAGE = Path("/objects")
 """What an object cell alone has: where its objects keep their data, and the one place it may write."""
 STORES_FOLDER = Path("/run/stores")
 """Of the machine's stores, a socket for each that the version has a binding to."""
+CALLING = ("service", "dispatch_namespace")
+"""Bindings behind which a worker of ours stands that calls others."""
 NAMES_AND_AUTHORITIES = (
     "/etc/resolv.conf",
     "/etc/hosts",
@@ -90,7 +92,7 @@ def room_mib(version: Version | None, limits: Limits) -> int:
     """Return what a process's bounds are counted from: its heap, and half of one more where a worker
     of ours stands behind its service bindings, with a heap of its own."""
     heap = memory_mib(version, limits)
-    calls = version is not None and any(b.type == "service" for b in version.bindings)
+    calls = version is not None and any(b.type in CALLING for b in version.bindings)
     return heap + heap // 2 if calls else heap
 
 

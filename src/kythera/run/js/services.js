@@ -110,6 +110,7 @@ async function ofWorker(self, request) {
     const sent = new Request(request);
     sent.headers.set(HOPS, String(hops));
     sent.headers.delete('x-kythera-lanes');
+    sent.headers.delete('x-kythera-told');
     const response = await self.env[`${target}/0`].fetch(sent);
     const ours = response.headers.has('x-kythera-gone') || response.headers.has('x-kythera-threw');
     if (ours) {
