@@ -7,7 +7,7 @@ import pytest
 from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
 from kythera.model.errors import KytheraError
-from kythera.model.objects import OBJECTS, classes_of, deleted
+from kythera.model.objects import OBJECTS, classes_of, deleted, newest
 from kythera.model.records import (
     Binding,
     Deployment,
@@ -18,7 +18,7 @@ from kythera.model.records import (
     Worker,
     encode,
 )
-from kythera.node.object_doors import doors, here, newest
+from kythera.node.object_doors import doors, here
 from kythera.node.object_files import make_storage, newest_writer, note_writer, remove_deleted
 
 NOW = "2026-11-23T00:00:00.000000Z"

@@ -45,6 +45,7 @@ from kythera.control import (
     triggers,
     uploads,
     workers,
+    workflows,
 )
 from kythera.control.access import Gate
 from kythera.control.caller import calling, doing, refuse
@@ -89,6 +90,7 @@ def api_routes(services: Services) -> list[BaseRoute]:
         *graphql.routes(ROOT),
         *cron.routes(KYTHERA),
         *queues.routes(ACCOUNT),
+        *workflows.routes(ACCOUNT),
         *kv_namespaces.routes(KV),
         *kv_values.routes(KV),
         *cache_purges.routes(),

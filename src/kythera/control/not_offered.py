@@ -13,7 +13,6 @@ from kythera.control.envelope import listed
 from kythera.model.errors import Refusal
 
 ABSENT = {
-    "workflows": "workflows",
     "vectorize/v2/indexes": "Vectorize",
     "containers/applications": "containers",
     "containers/dash/applications": "containers",

@@ -14,6 +14,7 @@ from kythera.model.catalog import Catalog
 from kythera.model.errors import Refusal
 from kythera.model.objects import OBJECTS, is_live
 from kythera.model.records import Resource
+from kythera.model.workflows import workflows_of
 
 ABSENT = 10066
 
@@ -63,8 +64,12 @@ def _view(one: Resource) -> dict[str, Any]:
 
 
 def home_of_objects(catalog: Catalog, account: str, worker: str) -> str:
-    """Return on which machine a worker's objects are to live: one of those that hold the log, which
-    are the ones that stay. Empty on a machine that has no record of itself yet: on any."""
+    """Return on which machine a worker's objects are to live: where its Workflows are, else one of
+    those that hold the log, which are the ones that stay. Empty on a machine that has no record of
+    itself yet: on any."""
+    flows = workflows_of(catalog, account, worker)
+    if flows:
+        return flows[0].machine
     machines = catalog.machines()
     able = [each.name for each in machines if each.core] or [each.name for each in machines]
 

@@ -25,6 +25,7 @@ from kythera.deploy.refusals import worker_absent
 from kythera.deploy.settings import annotations
 from kythera.deploy.upload import Draft
 from kythera.deploy.versions import too_many
+from kythera.deploy.workflows import refuse_no_class
 from kythera.distribute.files import named_blobs
 from kythera.ground.clock import iso
 from kythera.model.catalog import Catalog
@@ -158,6 +159,7 @@ async def _tried(services: Services, draft: Draft, proven: dict[str, Tried]) -> 
         startup_time_ms=tried.startup_time_ms,
     )
     refuse_not_exported(version)
+    refuse_no_class(version)
     return replace(draft, version=version)
 
 

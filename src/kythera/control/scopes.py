@@ -25,6 +25,9 @@ KYTHERA = f"{ACCOUNT_PATH}/kythera"
 QUEUES = f"{ACCOUNT_PATH}/queues"
 D1 = f"{ACCOUNT_PATH}/d1/database"
 D1_FILES = f"{ROOT}/d1/files"
+WORKFLOWS = f"{ACCOUNT_PATH}/workflows"
+INSTANCES = f"{WORKFLOWS}/{{workflow}}/instances"
+INSTANCE = f"{INSTANCES}/{{instance}}"
 BUCKETS = f"{ACCOUNT_PATH}/r2/buckets"
 BUCKET = f"{BUCKETS}/{{bucket}}"
 NAMESPACES = f"{WORKERS}/dispatch/namespaces"
@@ -73,6 +76,11 @@ def _deploy(does: str) -> Need:
 def _either(does: str) -> Need:
     """`publish` sees what of the two it is, and asks for that."""
     return Need((DEPLOY, SECRETS), WORKER, does)
+
+
+def _flow(does: str) -> Need:
+    """Of Workflows: `control.workflows` sees whose they are, and refuses others'."""
+    return Need((DEPLOY,), ACCOUNT, does)
 
 
 def _secret(does: str) -> Need:
@@ -192,6 +200,24 @@ NEEDS: dict[str, dict[str, Need]] = {
     f"{QUEUES}/{{queue}}/messages/batch": {"POST": _keep("send to queue")},
     f"{QUEUES}/{{queue}}/messages/pull": {"POST": _keep("pull from queue")},
     f"{QUEUES}/{{queue}}/messages/ack": {"POST": _keep("settle messages")},
+    # Workflows
+    WORKFLOWS: {"GET": LOOK},
+    f"{WORKFLOWS}/{{workflow}}": {
+        "GET": LOOK,
+        "PUT": _flow("set Workflow"),
+        "DELETE": _flow("delete Workflow"),
+    },
+    f"{WORKFLOWS}/{{workflow}}/versions": {"GET": LOOK},
+    **{
+        path: {"GET": LOOK, "POST": _flow("make Workflow instance")}
+        for path in (INSTANCES, f"{INSTANCES}/")
+    },
+    f"{INSTANCES}/terminate": {"PUT": _flow("terminate Workflow instances")},
+    f"{INSTANCES}/batch": {"POST": _flow("make Workflow instances")},
+    f"{INSTANCES}/batch/delete": {"POST": _flow("delete Workflow instances")},
+    INSTANCE: {"GET": LOOK, "DELETE": _flow("delete Workflow instance")},
+    f"{INSTANCE}/status": {"PATCH": _flow("steer Workflow instance")},
+    f"{INSTANCE}/events/{{type}}": {"POST": _flow("send event to Workflow instance")},
     # Workers KV; what is done to keys is no record, and leaves none in the audit
     KV: {"GET": LOOK, "POST": _keep("create KV namespace")},
     f"{KV}/{{namespace}}": {

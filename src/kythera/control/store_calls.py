@@ -15,6 +15,9 @@ from kythera.ground.layout import Layout
 from kythera.ground.passes import PASS_HEADER, Pass, sign, store_key
 from kythera.model.errors import StoreUnavailable
 
+LEAVING, LEAVING_LOOK_S = 503, 0.05
+"""An object cell that is being replaced lets nobody in, and has done nothing."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -30,6 +33,12 @@ class StoreCalls(Protocol):
 
     async def ask(self, asked: Asked, path: str, body: bytes, within_s: float) -> tuple[int, bytes]:
         """Return status and body of an answer. Raises StoreUnavailable."""
+        ...
+
+    async def ask_object_cell(
+        self, worker: tuple[str, str], path: str, body: bytes, within_s: float
+    ) -> tuple[int, bytes]:
+        """POST to the object cell of a worker of an account, likewise. Raises StoreUnavailable."""
         ...
 
     def folder(self, store: str) -> Path:
@@ -48,6 +57,12 @@ class NoStores:
     async def ask(self, asked: Asked, path: str, body: bytes, within_s: float) -> tuple[int, bytes]:
         """Reach nobody."""
         raise StoreUnavailable(f"The store {asked.store!r} is not here.")
+
+    async def ask_object_cell(
+        self, worker: tuple[str, str], path: str, body: bytes, within_s: float
+    ) -> tuple[int, bytes]:
+        """Reach nobody."""
+        raise StoreUnavailable(f"The object cell of {worker[1]!r} is not here.")
 
     def folder(self, store: str) -> Path:
         """Have none."""
@@ -79,6 +94,28 @@ class SocketStores:
             why = str(error) or type(error).__name__
             raise StoreUnavailable(f"The store {asked.store!r} did not answer: {why}.") from None
         return answer.status_code, answer.content
+
+    async def ask_object_cell(
+        self, worker: tuple[str, str], path: str, body: bytes, within_s: float
+    ) -> tuple[int, bytes]:
+        """POST a body to its watch's socket; while there is none yet, or it is being replaced, until
+        the next one answers."""
+        transport = httpx.AsyncHTTPTransport(uds=str(self.layout.objects_watch(*worker)))
+        end, why = anyio.current_time() + within_s, "there was no time"
+        async with httpx.AsyncClient(transport=transport) as client:
+            while (left_s := end - anyio.current_time()) > 0:
+                try:
+                    url = f"http://objects{path}"
+                    answer = await client.post(url, content=body, timeout=left_s)
+                    if answer.status_code != LEAVING:
+                        return answer.status_code, answer.content
+                    why = "it is being replaced"
+                except httpx.ConnectError as error:
+                    why = str(error)
+                except httpx.TransportError as error:
+                    why, end = str(error) or type(error).__name__, 0.0
+                await anyio.sleep(LEAVING_LOOK_S)
+        raise StoreUnavailable(f"The object cell of Worker {worker[1]!r} did not answer: {why}.")
 
     def folder(self, store: str) -> Path:
         """Return `data/<store>`."""

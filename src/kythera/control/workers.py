@@ -25,6 +25,7 @@ from kythera.model.errors import Refusal
 from kythera.model.names import namespace_of, script_name
 from kythera.model.objects import OBJECTS, deleted, is_live, of_worker
 from kythera.model.records import Binding, Version, Worker
+from kythera.model.workflows import WORKFLOW
 
 
 def worker_of(request: Request) -> tuple[Services, Worker, list[Version]]:
@@ -251,6 +252,7 @@ async def delete(request: Request) -> Response:
         if request.query_params.get("force") != "true":
             refuse_in_use(catalog, services.account, name)
         classes = of_worker(catalog.resources(services.account, OBJECTS), name)
+        classes += of_worker(catalog.resources(services.account, WORKFLOW), name)
         gone = [put(deleted(one)) for one in classes if is_live(one)]
         await services.store.write([*gone, *_ends(catalog, services.account, name)])
 

@@ -23,6 +23,7 @@ from kythera.deploy.bindings_objects import read_objects
 from kythera.deploy.bindings_queues import producer
 from kythera.deploy.bindings_r2 import read_bucket
 from kythera.deploy.bindings_services import read_service
+from kythera.deploy.bindings_workflows import read_flow
 from kythera.deploy.documents import as_amount, as_list, as_object, as_text, as_texts, shown
 from kythera.deploy.refusals import Refusals, invalid
 from kythera.model.catalog import Catalog
@@ -52,12 +53,12 @@ OFFERED = (
     "r2_bucket",
     "durable_object_namespace",
     DISPATCH,
+    "workflow",
 )
 PART_TYPES = {"wasm_module": "wasm", "text_blob": "text", "data_blob": "data"}
 """Bindings of the service-worker format to a part of the upload, and that part's module type."""
 
 NOT_OFFERED_YET = {
-    "workflow": "workflows",
     "vectorize": "Vectorize",
     "tail": "tail workers",
     "logfwdr": "log forwarding",
@@ -297,6 +298,7 @@ READERS: dict[str, Callable[[str, str, Mapping[str, Any], Origin], Binding]] = {
     "r2_bucket": read_bucket,
     "durable_object_namespace": read_objects,
     DISPATCH: read_dispatch,
+    "workflow": read_flow,
 }
 
 

@@ -73,6 +73,22 @@ class Limits(Struct, frozen=True, kw_only=True):
     object_bytes_max: int = 10 * 1024 * MIB
     """Of one object's database (Cloudflare's figure)."""
 
+    # Workflows: as Cloudflare has them
+    workflow_steps: int = 10_000
+    """That one run of an instance may take, where its Worker's configuration says nothing,"""
+    workflow_steps_max: int = 25_000
+    """and what that may say at most."""
+    workflow_payload_bytes_max: int = 1 * MIB
+    """Of an instance's event, of an event sent to it, and of what a step returns."""
+    workflow_sleep_s_max: int = 31_536_000
+    """How long a step may sleep, or wait for an event."""
+    workflow_retention_s_max: int = 2_592_000
+    """How long an instance is kept after its end, where nothing else is said, and at most."""
+    workflows_max: int = 500
+    """Of an account."""
+    workflow_call_ms: int = 30_000
+    """What the API waits for an answer of the object cell."""
+
     # Egress
     egress_head_ms: int = 100_000
     """A server that has not begun to answer by then is given up."""

@@ -13,6 +13,7 @@ BINDING_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,127}")
 QUEUE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 CLASS_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,127}")
+WORKFLOW_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 RESOURCE_ID = re.compile(r"[0-9a-f]{32}")
 """Of what has no id of another kind: KV namespaces …"""

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kythera.model.catalog import Catalog
-from kythera.model.records import Resource
+from kythera.model.records import Resource, Version
 
 OBJECTS = "durable_object_namespace"
 """The type of such a resource, and of the binding to one."""
@@ -60,3 +60,13 @@ def deleted(resource: Resource) -> Resource:
 def classes_of(catalog: Catalog, account: str, worker: str) -> list[ObjectClass]:
     """Return all classes that a worker has and had."""
     return [read_class(one) for one in of_worker(catalog.resources(account, OBJECTS), worker)]
+
+
+def newest(catalog: Catalog, account: str, worker: str) -> Version | None:
+    """Return the version that a worker's objects run: of those that its deployment names, the one
+    that was uploaded last, whatever its share. So data never meet older code while newer serves."""
+    deployment = catalog.deployed(account, worker)
+    named = deployment.versions if deployment is not None else ()
+    found = [catalog.version(account, worker, split.version_id) for split in named]
+    known = [version for version in found if version is not None]
+    return max(known, key=lambda version: version.number, default=None)

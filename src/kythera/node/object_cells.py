@@ -20,12 +20,13 @@ from anyio.abc import TaskGroup
 from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
 from kythera.model.errors import KytheraError
-from kythera.model.objects import ObjectClass, classes_of
+from kythera.model.objects import ObjectClass, classes_of, newest
 from kythera.model.platform import Platform
 from kythera.model.records import Version
+from kythera.model.workflows import Workflow, workflows_here, workflows_of
 from kythera.node.keeper_client import Exited, KeeperClient, Ready
 from kythera.node.mind import CELL_STOP_ORDER, Mind
-from kythera.node.object_doors import here, newest
+from kythera.node.object_doors import here
 from kythera.node.object_files import make_storage, note_writer, remove_deleted
 from kythera.node.object_turns import ObjectTurns
 from kythera.node.workerd_loop import Workerds
@@ -93,7 +94,7 @@ class ObjectCells:
         wanted = {
             (worker.account, worker.name)
             for worker in catalog.workers()
-            if self._classes(worker.account, worker.name)
+            if self._has(worker.account, worker.name)
         }
         held = {key for name in self.keeper.processes if (key := key_of(name)) is not None}
         for key in (wanted | held) - self._changed.keys():
@@ -102,6 +103,13 @@ class ObjectCells:
 
     def _classes(self, account: str, worker: str) -> tuple[tuple[str, ObjectClass], ...]:
         return here(self._catalog, newest(self._catalog, account, worker), self.platform.machine)
+
+    def _workflows(self, account: str, worker: str) -> tuple[Workflow, ...]:
+        version = newest(self._catalog, account, worker)
+        return workflows_here(self._catalog, version, self.platform.machine)
+
+    def _has(self, account: str, worker: str) -> bool:
+        return bool(self._classes(account, worker) or self._workflows(account, worker))
 
     def _wake(self) -> None:
         for event in self._changed.values():
@@ -138,7 +146,7 @@ class ObjectCells:
     async def prepare(self, version: Version) -> None:
         """Have the sockets that a cell of this version is shown, before it starts."""
         for script in sorted(doors_of(version.bindings, version.worker)):
-            if self._classes(version.account, script):
+            if self._has(version.account, script):
                 await self._open((version.account, script))
 
     async def run(self) -> None:
@@ -180,10 +188,11 @@ class ObjectCells:
 
     def _asked(self, key: WorkerKey) -> Asked | None:
         version, used = newest(self._catalog, *key), self.workerds.used
-        classes = self._classes(*key)
-        if version is None or not classes or used is None or self.keeper.stopping.is_set():
+        if version is None or not self._has(*key) or used is None or self.keeper.stopping.is_set():
             return None
-        return Asked(version.id, used.mark, tuple(one.id for _, one in classes))
+        classes = tuple(one.id for _, one in self._classes(*key))
+        workflows = tuple(msgspec.json.encode(one).decode() for one in self._workflows(*key))
+        return Asked(version.id, used.mark, classes, workflows)
 
     async def _do(self, step: Step, key: WorkerKey, asked: Asked | None) -> bool:
         """Do one step; tell whether it was the last one."""
@@ -214,8 +223,8 @@ class ObjectCells:
         return False
 
     async def _clean(self, key: WorkerKey) -> None:
-        classes = classes_of(self._catalog, *key)
-        gone = await anyio.to_thread.run_sync(remove_deleted, self.layout, *key, classes)
+        classes, workflows = classes_of(self._catalog, *key), workflows_of(self._catalog, *key)
+        gone = await anyio.to_thread.run_sync(remove_deleted, self.layout, *key, classes, workflows)
         if gone:
             self._journal.info("objects_removed", worker=key[1], namespaces=gone)
 
@@ -253,7 +262,7 @@ class ObjectCells:
             name,
             shut_in.argv,
             env=maker.environment(),
-            stdin=maker.home_config(version, ObjectHome(self._classes(*key), storage)),
+            stdin=maker.home_config(version, self._home(key, version, storage)),
             control=True,
             tags=msgspec.structs.asdict(asked),
             rlimits=shut_in.rlimits,
@@ -268,6 +277,12 @@ class ObjectCells:
             "object_cell_started", worker=key[1], version=asked.version, pid=held.pid
         )
         self.started(name)
+
+    def _home(self, key: WorkerKey, version: Version, storage: Path) -> ObjectHome:
+        limits = msgspec.structs.asdict(self.platform.limits)
+        named = {name: value for name, value in limits.items() if name.startswith("workflow_")}
+        classes, workflows = self._classes(*key), self._workflows(*key)
+        return ObjectHome(classes, storage, workflows, version.id, named)
 
     async def _refuse_waiting(self, key: WorkerKey) -> None:
         listener = socket.socket(fileno=socket.dup(self.keeper.sockets[_socket(key)]))

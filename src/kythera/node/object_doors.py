@@ -1,23 +1,15 @@
 """Where a machine's cells find Durable Objects, and which class is where: read from the records."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
-from kythera.model.objects import ObjectClass, classes_of
+from kythera.model.objects import ObjectClass, classes_of, newest
 from kythera.model.records import Version
+from kythera.model.workflows import Workflow, workflows_here, workflows_of
 from kythera.node.cell_maker import CellMaker
 from kythera.run.objects import ObjectsDoor, doors_of
-
-
-def newest(catalog: Catalog, account: str, worker: str) -> Version | None:
-    """Return the version that a worker's objects run: of those that its deployment names, the one
-    that was uploaded last, whatever its share. So data never meet older code while newer serves."""
-    deployment = catalog.deployed(account, worker)
-    named = deployment.versions if deployment is not None else ()
-    found = [catalog.version(account, worker, split.version_id) for split in named]
-    known = [version for version in found if version is not None]
-    return max(known, key=lambda version: version.number, default=None)
 
 
 def here(
@@ -52,11 +44,21 @@ def with_objects(maker: CellMaker, catalog: Catalog) -> CellMaker:
 
 
 def _door(layout: Layout, catalog: Catalog, account: str, script: str, machine: str) -> ObjectsDoor:
-    if here(catalog, newest(catalog, account, script), machine):
+    version = newest(catalog, account, script)
+    if here(catalog, version, machine) or workflows_here(catalog, version, machine):
         return ObjectsDoor(layout.objects_socket(account, script))
-    live = [one for one in classes_of(catalog, account, script) if not one.deleted]
+    classes, workflows = (
+        classes_of(catalog, account, script),
+        workflows_of(catalog, account, script),
+    )
+    return ObjectsDoor(
+        why=f"The Durable Objects of Worker {script!r} {_why(classes, machine, 'classes')}",
+        why_no_workflows=f"The Workflows of Worker {script!r} {_why(workflows, machine, 'records')}",
+    )
+
+
+def _why(known: Sequence[ObjectClass] | Sequence[Workflow], machine: str, called: str) -> str:
+    live = [one for one in known if not one.deleted]
     if live and live[0].machine != machine:
-        why = f"live on machine {live[0].machine!r}, and are reached from there alone."
-    else:
-        why = "are gone: their classes were deleted, or no version that has them is deployed."
-    return ObjectsDoor(why=f"The Durable Objects of Worker {script!r} {why}")
+        return f"live on machine {live[0].machine!r}, and are reached from there alone."
+    return f"are gone: their {called} were deleted, or no version that has them is deployed."

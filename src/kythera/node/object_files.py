@@ -14,6 +14,8 @@ from kythera.ground.files import write_private
 from kythera.ground.layout import Layout
 from kythera.model.errors import KytheraError
 from kythera.model.objects import ObjectClass
+from kythera.model.workflows import Workflow
+from kythera.run.workflows import STORED_IN
 
 STORE, WRITER = "store", "workerd"
 
@@ -56,11 +58,18 @@ def _writer(file: Path) -> str:
 
 
 def remove_deleted(
-    layout: Layout, account: str, worker: str, classes: Iterable[ObjectClass]
+    layout: Layout,
+    account: str,
+    worker: str,
+    classes: Iterable[ObjectClass],
+    workflows: Iterable[Workflow] = (),
 ) -> list[str]:
-    """Remove the objects of deleted classes, while nobody has them open; return their ids."""
+    """Remove the objects of deleted classes and the instances of deleted Workflows, while nobody has
+    them open; return their folders' names."""
     store = layout.objects_of(account, worker) / STORE
-    gone = [one.id for one in classes if one.deleted and (store / one.id).is_dir()]
+    ended = [one.id for one in classes if one.deleted]
+    ended += [STORED_IN.format(one.id) for one in workflows if one.deleted]
+    gone = [name for name in ended if (store / name).is_dir()]
     for key in gone:
         shutil.rmtree(store / key)
     if gone and not any(store.iterdir()):

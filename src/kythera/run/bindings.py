@@ -16,11 +16,12 @@ from kythera.model.errors import Refusal
 from kythera.model.names import namespace_of, queue_id
 from kythera.model.objects import OBJECTS
 from kythera.model.records import Binding, Module, Version
+from kythera.model.workflows import WORKFLOW
 from kythera.run.bindings_d1 import database_value
 from kythera.run.bindings_dispatch import DISPATCH, dispatch_value
 from kythera.run.bindings_kv import KV, namespace_value
 from kythera.run.bindings_services import SERVICES, service_value
-from kythera.run.objects import ObjectHome, ObjectsDoor, objects_value
+from kythera.run.objects import ObjectHome, ObjectsDoor, flow_value, objects_value
 from kythera.run.outbound import NOTHING, OUTBOUND_COMPATIBILITY_DATE
 from kythera.run.prelude import source
 
@@ -325,6 +326,10 @@ def _objects(binding: Binding, context: BindingContext) -> Made:
     return Made(binding.name, *objects_value(binding, context))
 
 
+def _workflow(binding: Binding, context: BindingContext) -> Made:
+    return Made(binding.name, *flow_value(binding, context))
+
+
 MAKERS: dict[str, Maker] = {
     "plain_text": _text,
     "json": _json,
@@ -346,6 +351,7 @@ MAKERS: dict[str, Maker] = {
     "secrets_store_secret": _shared_secret,
     DISPATCH: _dispatch,
     OBJECTS: _objects,
+    WORKFLOW: _workflow,
 }
 """What a version may be given."""
 STORES: dict[str, str] = {

@@ -19,6 +19,8 @@ class Asked(Struct, frozen=True):
     version: str
     workerd: str
     namespaces: tuple[str, ...]
+    workflows: tuple[str, ...] = ()
+    """Each with its class and settings, as text."""
 
 
 def name_of(key: WorkerKey) -> str:
@@ -39,6 +41,9 @@ def next_step(asked: Asked | None, running: Mapping[str, Any] | None) -> Step:
         return "end" if asked is None else "start"
     if asked is None:
         return "stop"
-    wanted = {**asdict(asked), "namespaces": list(asked.namespaces)}
-    found = {**running, "namespaces": list(running.get("namespaces", ()))}
-    return "rest" if found == wanted else "stop"
+    return "rest" if _plain(running) == _plain(asdict(asked)) else "stop"
+
+
+def _plain(tags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return tags as the keeper gives them back, those of an older agent too."""
+    return {**tags, **{name: list(tags.get(name, ())) for name in ("namespaces", "workflows")}}

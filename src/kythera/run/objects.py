@@ -1,4 +1,4 @@
-"""Durable Objects in workerd's configuration, on both sides. Pure.
+"""Durable Objects, and Workflows beside them, in workerd's configuration, on both sides. Pure.
 
 In a stateless cell a binding is workerd's own namespace, with the key of the real one, so that ids
 are the same; its objects are shells that call the worker's *object cell* over a unix socket by
@@ -7,15 +7,17 @@ What cannot be reached from here says why when it is called.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kythera.model.objects import OBJECTS, ObjectClass
 from kythera.model.records import Binding
+from kythera.model.workflows import WORKFLOW, Workflow
 from kythera.run.outbound import NOTHING
 from kythera.run.prelude import source
+from kythera.run.workflows import ENGINE, engine_of, engine_service, workflow_value
 
 if TYPE_CHECKING:
     from kythera.run.bindings import BindingContext
@@ -25,6 +27,9 @@ DOOR, WATCH = "objects/door", "objects-watch"
 STORAGE = "objects/storage"
 OWN_DATE = "2026-06-01"
 IN_A_TRIAL = "Durable Objects are not there while a Worker's top-level code is tried."
+NO_WORKFLOWS_IN_A_TRIAL = "Workflows are not there while a Worker's top-level code is tried."
+LEADS_HOME = frozenset({OBJECTS, WORKFLOW})
+"""Bindings behind which is a worker's object cell."""
 
 Fields = dict[str, Any]
 
@@ -36,6 +41,8 @@ class ObjectsDoor:
     socket: Path | None = None
     why: str = ""
     """Why it does not, in words for whoever calls one."""
+    why_no_workflows: str = ""
+    """The same for Workflows."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,10 @@ class ObjectHome:
     """Name in this version → the class; those that this version has and that were not deleted."""
     folder: Path
     """Their storage, as the cell sees it."""
+    workflows: tuple[Workflow, ...] = ()
+    version: str = ""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Of Workflows, by their names in `model.limits`."""
 
     def name_of(self, namespace: str) -> str | None:
         """Return what this version calls a class."""
@@ -80,7 +91,7 @@ def _shells(service: str, script: str, context: "BindingContext") -> list[Fields
         if binding.type == OBJECTS and script_of(binding, version.worker) == script
     ]
     namespaces = list(dict.fromkeys(wanted))
-    door = context.objects.get(script, ObjectsDoor(why=IN_A_TRIAL))
+    door = _door(script, context)
     shells: Fields = {
         "modules": [{"name": "objects_forward.js", "esModule": _exporting(namespaces)}],
         "compatibilityDate": OWN_DATE,
@@ -91,12 +102,31 @@ def _shells(service: str, script: str, context: "BindingContext") -> list[Fields
         ],
         "durableObjectStorage": {"inMemory": None},
     }
-    if door.socket is None:
+    way = _way(script, door)
+    if way is None:
         return [{"name": service, "worker": shells}]
-    way = f"objects/way/{script}"
-    shells["bindings"].append({"name": "DOOR", "service": {"name": way}})
+    shells["bindings"].append({"name": "DOOR", "service": {"name": way["name"]}})
+    return [{"name": service, "worker": shells}, way]
+
+
+def _door(script: str, context: "BindingContext") -> ObjectsDoor:
+    tried = ObjectsDoor(why=IN_A_TRIAL, why_no_workflows=NO_WORKFLOWS_IN_A_TRIAL)
+    return context.objects.get(script, tried)
+
+
+def _way(script: str, door: ObjectsDoor) -> Fields | None:
+    """Return the service that leads to a worker's object cell; None: it is not reached."""
+    if door.socket is None:
+        return None
     external = {"address": f"unix:{door.socket}", "http": {"capnpConnectHost": CONNECT_HOST}}
-    return [{"name": service, "worker": shells}, {"name": way, "external": external}]
+    return {"name": f"objects/way/{script}", "external": external}
+
+
+def flow_value(binding: Binding, context: "BindingContext") -> tuple[Fields, tuple[Fields, ...]]:
+    """Return a binding to a Workflow, and the services behind it."""
+    script = script_of(binding, context.version.worker)
+    door = _door(script, context)
+    return workflow_value(binding, context, _way(script, door), door)
 
 
 def _exporting(namespaces: Sequence[str]) -> str:
@@ -114,15 +144,18 @@ def at_home(worker: Fields, home: ObjectHome) -> Fields:
         for name, one in home.classes
     ]
     storage = {"localDisk": STORAGE}
-    return {**worker, "durableObjectNamespaces": namespaces, "durableObjectStorage": storage}
+    own = {"durableObjectNamespaces": namespaces, "durableObjectStorage": storage}
+    return {**worker, **own, **engine_of(home)}
 
 
 def home_services(home: ObjectHome, worker: str) -> list[Fields]:
     """Return what an object cell has beside its worker: the storage, and the door."""
-    bindings = [
+    bindings: list[Fields] = [
         {"name": one.id, "durableObjectNamespace": {"className": name, "serviceName": worker}}
         for name, one in home.classes
     ]
+    engine = [engine_service(home, worker, STORAGE)] if home.workflows else []
+    bindings += [{"name": "WORKFLOWS", "service": {"name": ENGINE}} for _ in engine]
     door = {
         "modules": [{"name": "objects_door.js", "esModule": source("objects_door.js")}],
         "compatibilityDate": OWN_DATE,
@@ -132,6 +165,7 @@ def home_services(home: ObjectHome, worker: str) -> list[Fields]:
     return [
         {"name": STORAGE, "disk": {"path": str(home.folder), "writable": True}},
         {"name": DOOR, "worker": door},
+        *engine,
     ]
 
 
@@ -148,5 +182,5 @@ def home_sockets() -> list[Fields]:
 
 
 def doors_of(bindings: Sequence[Binding], worker: str) -> frozenset[str]:
-    """Return of which workers a version's bindings reach objects."""
-    return frozenset(script_of(binding, worker) for binding in bindings if binding.type == OBJECTS)
+    """Return of which workers a version's bindings reach objects or Workflows."""
+    return frozenset(script_of(each, worker) for each in bindings if each.type in LEADS_HOME)

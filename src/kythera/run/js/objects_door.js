@@ -45,11 +45,37 @@ export default class extends WorkerEntrypoint {
   property(where, name) {
     return enter(() => find(this.env, where)[name]);
   }
+
+  workflow(name, method, given) {
+    return enter(() => {
+      if (this.env.WORKFLOWS === undefined) {
+        throw new Error(`The version of this Worker that is deployed has no Workflow ${JSON.stringify(name)}.`);
+      }
+      return this.env.WORKFLOWS.call(name, method, given);
+    });
+  }
 }
 
 export class Watch extends WorkerEntrypoint {
-  fetch(request) {
-    leaving ||= new URL(request.url).pathname === '/leave';
-    return Response.json({ inside, served, leaving });
+  async fetch(request) {
+    const { pathname } = new URL(request.url);
+    if (pathname.startsWith('/workflows/')) {
+      return asked(this.env.WORKFLOWS, pathname, await request.json());
+    }
+    leaving ||= pathname === '/leave';
+    const told = await this.env.WORKFLOWS?.watch(leaving);
+    const all = inside + (told?.inside ?? 0);
+    return Response.json({ inside: all, served, leaving, workflows: told?.counts ?? {} });
+  }
+}
+
+// What the API asks of a Workflow: `/workflows/<id>/<what>`.
+async function asked(workflows, pathname, given) {
+  const [, , workflow, what] = pathname.split('/');
+  try {
+    const answer = await enter(() => workflows.ask(workflow, what, given));
+    return new Response(answer, { headers: { 'content-type': 'application/json' } });
+  } catch ({ name, message }) {
+    return Response.json({ name, message }, { status: message === LEAVING ? 503 : 409 });
   }
 }
