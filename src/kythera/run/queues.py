@@ -68,7 +68,7 @@ def queues_config(catalog: Catalog, view: StoreView, events: Path) -> bytes | No
         {"name": _ENGINE_CONSUMER, "service": {"name": NOTHING}},
     ]
     modules = [
-        *own_modules("queues.js", "passes.js"),
+        *own_modules("queues.js", "passes.js", "gathered.js"),
         {**bundled("queues.js"), "name": "bundled-queues.js"},
     ]
     worker = store_worker(

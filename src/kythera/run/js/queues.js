@@ -2,6 +2,7 @@
 // leaves to others: who may send, delays that a queue or a binding has, consumers in other processes,
 // and what the API asks (purge, pull, metrics).
 import engine, { QueueShard } from './bundled-queues.js';
+import { Gathered, joined } from './gathered.js';
 import { passOf } from './passes.js';
 
 const STORE = 'queues';
@@ -14,8 +15,14 @@ const SHARDS_TRIED = 4;
 const AT_ONCE_MAX = 8;
 const AGAIN_MS = 1000;
 const AGAIN_FOR_MS = 300_000;
+const SETTLED_WITHIN_MS = 3;
 const FORMATS = ['v8', 'text', 'json', 'bytes'];
 
+// Below the engine's limits, for one message and for a batch, whatever is in it.
+const OPENED_BYTES_MAX = 128_000;
+const OPENED_MESSAGES_MAX = 100;
+
+const decoder = new TextDecoder();
 const encoder = new TextEncoder();
 
 // -- what each worker did ------------------------------------------------------------------------
@@ -46,7 +53,7 @@ function framed(queue, messages, metadata) {
       return { ...message, v8: serializedBody.byteLength };
     }
     if (body instanceof ArrayBuffer) {
-      parts.push(body);
+      parts.push(new Uint8Array(body));
       return { ...message, bytes: body.byteLength };
     }
     return { ...message, body };
@@ -54,7 +61,7 @@ function framed(queue, messages, metadata) {
   const head = encoder.encode(JSON.stringify({ queue, metadata, messages: told }));
   const length = new DataView(new ArrayBuffer(4));
   length.setUint32(0, head.byteLength);
-  return new Blob([length.buffer, head, ...parts]);
+  return joined([new Uint8Array(length.buffer), head, ...parts]);
 }
 
 const underWay = new Map();
@@ -95,14 +102,78 @@ async function delivered(env, queue, messages, metadata) {
 
 // -- a shard -------------------------------------------------------------------------------------
 
-export class Shard extends QueueShard {
-  constructor(ctx, env) {
-    const queue = (...batch) => delivered(env, ...batch);
-    super(ctx, { ...env, CONSUMER: { queue } });
+// Batches that come back at about the same time are settled in one transaction, together with what is
+// sent meanwhile.
+class Round {
+  #ended = null;
+  #end = () => {};
+
+  wait() {
+    if (this.#ended === null) {
+      this.#ended = new Promise((resolve) => {
+        const timer = setTimeout(() => this.#end(), SETTLED_WITHIN_MS);
+        this.#end = () => {
+          clearTimeout(timer);
+          this.#ended = null;
+          this.#end = () => {};
+          resolve();
+        };
+      });
+    }
+    return this.#ended;
   }
 
-  call(...given) {
-    const answer = super.call(...given);
+  end() {
+    this.#end();
+  }
+}
+
+// A batch as the engine takes one from another shard: with its bodies as bytes, which it then need not
+// open letter by letter. Null for one that might break a limit: that is the engine's to say.
+function openedBatch(body) {
+  if (body.byteLength > OPENED_BYTES_MAX) {
+    return null;
+  }
+  const { messages } = JSON.parse(decoder.decode(body));
+  if (messages.length > OPENED_MESSAGES_MAX) {
+    return null;
+  }
+  return messages.map((message) => ({ ...message, body: Uint8Array.fromBase64(message.body) }));
+}
+
+// Whether all messages of a batch are done with.
+function areDone({ outcome, retryBatch, retryMessages }) {
+  return outcome === 'ok' && !retryBatch.retry && (retryMessages ?? []).length === 0;
+}
+
+export class Shard extends QueueShard {
+  #gathered;
+  #round = new Round();
+
+  constructor(ctx, env) {
+    const { storage } = ctx;
+    const gathered = new Gathered(storage.sql);
+    Object.defineProperty(storage, 'sql', { value: gathered });
+    super(ctx, { ...env, CONSUMER: { queue: (...batch) => this.#deliver(gathered.lease, batch) } });
+    this.#gathered = gathered;
+  }
+
+  async #deliver(lease, batch) {
+    const told = await delivered(this.env, ...batch);
+    await this.#round.wait();
+    if (areDone(told)) {
+      this.#gathered.settle(lease);
+    }
+    return told;
+  }
+
+  call(queue, op, format, delay, body) {
+    const opened = op === '/batch' ? openedBatch(body) : null;
+    const answer = opened === null
+      ? super.call(queue, op, format, delay, body)
+      : super.call(queue, '/dead', format, delay, opened);
+    this.#gathered.flush();
+    this.#round.end();
     if (answer.status === 429) {
       this.ctx.storage.kv.put('kythera-full-once', true);
     }
@@ -267,14 +338,19 @@ const ASKED = {
 
 async function sent(request, env, pass) {
   const queue = pass.resource;
-  const headers = new Headers(request.headers);
+  const { headers } = request;
   const ours = headers.get(BINDING_DELAY) ?? env.DELAYS[queue] ?? 0;
-  const delay = Number(headers.get(DELAY) ?? ours);
+  const given = headers.get(DELAY);
+  const delay = Number(given ?? ours);
   if (!(delay >= 0 && delay <= DELAY_S_MAX)) {
     return Response.json(`a delay of ${delay} s is not from 0 to ${DELAY_S_MAX} s`, { status: 400 });
   }
-  headers.set(DELAY, String(delay));
-  const answer = await engine.fetch(new Request(request, { headers }), env, { props: { queue } });
+  let asked = request;
+  if (given === null && delay > 0) {
+    asked = new Request(request);
+    asked.headers.set(DELAY, String(delay));
+  }
+  const answer = await engine.fetch(asked, env, { props: { queue } });
   if (pass.worker !== '' && request.method === 'POST') {
     const messages = answer.ok ? Number(headers.get('cf-queue-batch-count') ?? 1) : 0;
     noteUse(pass, { calls: 1, failed: Number(!answer.ok), sent: messages });
