@@ -10,14 +10,14 @@ def test_a_process_that_burns_a_core_is_busy_until_it_rests() -> None:
     for second, share in enumerate([0.0, 0.4, 0.6, 0.9, 0.4, 0.3, 0.2, 0.4, 0.0]):
         burnt += share
         told.append(paces.look({1: burnt}, float(second)).get(1))
-    assert told == [None, None, True, None, None, None, False, None, None]
+    assert told == [False, None, True, None, None, None, False, None, None]
 
 
 def test_processes_are_told_apart_and_forgotten() -> None:
     """Goal: a number that comes back begins anew, quiet."""
     paces = Paces()
-    paces.look({1: 0.0, 2: 0.0}, 0.0)
+    assert paces.look({1: 0.0, 2: 0.0}, 0.0) == {1: False, 2: False}
     assert paces.look({1: 1.0, 2: 0.1}, 1.0) == {1: True}
     assert paces.look({2: 0.2}, 2.0) == {}
-    assert paces.look({1: 9.0, 2: 0.3}, 3.0) == {}
+    assert paces.look({1: 9.0, 2: 0.3}, 3.0) == {1: False}
     assert paces.look({1: 9.1, 2: 0.3}, 3.0) == {}, "no time has passed"

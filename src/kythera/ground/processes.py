@@ -176,8 +176,3 @@ def family(pid: int) -> list[int]:
                 found += below
                 queue += below
     return found
-
-
-def set_batch(pid: int, batch: bool) -> None:
-    """Have a process wait for its turn when it wakes, or take it (sched(7)). Raises OSError."""
-    os.sched_setscheduler(pid, os.SCHED_BATCH if batch else os.SCHED_OTHER, os.sched_param(0))

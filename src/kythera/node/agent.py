@@ -281,7 +281,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
         agent.consoles.run,
         partial(read_failures, agent.layout.front_log, agent.mind.request_failed),
         TurnWatch(agent.mind, agent.front.loads, agent.front.at_once).run,
-        PaceLoop(agent.mind).run,
+        PaceLoop(agent.keeper.processes, agent.mind.pulses).run,
         agent.follow,
         agent.move_log,
         agent.blobs.fetch_ahead,

@@ -1,9 +1,9 @@
 """Which processes are busy, and so may wait a moment: CPU clocks in, changes of pace out. Pure.
 
-A process that burns most of a core answers several requests each time it wakes (SCHED_BATCH): that
-costs less for each of them. Any other comes first when it wakes (SCHED_OTHER): so a quiet worker
-does not wait until a busy one has used up its time. Both get the same share of a core that is full.
-Source: sched(7): a waking SCHED_BATCH process never takes a core from one that runs.
+A process that burns most of a core is patient: it answers several requests each time it wakes, and
+that costs less for each of them. Any other is quick: so a quiet worker, and a front door that has
+little to do, do not wait until a busy one has used up its time. Both get the same share of a core
+that is full. How it is told to the kernel is in `ground/scheduling.py`.
 """
 
 from collections.abc import Mapping
@@ -27,10 +27,13 @@ class Paces:
         self._paces: dict[int, _Pace] = {}
 
     def look(self, cpu_s: Mapping[int, float], now: float) -> dict[int, bool]:
-        """Take all CPU clocks; return those whose pace changes: True means busy."""
+        """Take all CPU clocks; return those whose pace changes: True means busy. Who is new is quick."""
         changed = {}
         for key, burnt in cpu_s.items():
-            pace = self._paces.setdefault(key, _Pace(burnt, now))
+            pace = self._paces.get(key)
+            if pace is None:
+                pace = self._paces[key] = _Pace(burnt, now)
+                changed[key] = False
             if now <= pace.at:
                 continue
             share = (burnt - pace.cpu_s) / (now - pace.at)
