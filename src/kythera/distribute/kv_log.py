@@ -136,7 +136,8 @@ class KvLog:
                         raise self._refused(error) from None
                 await anyio.sleep(RETRY_MS / 1000)
         raise StoreUnavailable(
-            f"KV's log {what} within {self._limits.kv_write_ms} ms: {self._links.last_error}."
+            f"KV's log {what} within {self._limits.kv_write_ms} ms: {self._links.last_error}.",
+            remedy="It may have been done or not: try again. If the log's disk is full, make room.",
         )
 
     def _refused(self, error: ApiRefusal) -> StoreUnavailable:

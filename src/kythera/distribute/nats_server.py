@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -285,9 +285,15 @@ async def verify(address: LogAddress, within_ms: int = VERIFY_MS) -> None:
 
 
 async def ask_servers(
-    link: Link, names: Collection[str], within_ms: float = GATHER_MS
+    link: Link,
+    names: Collection[str],
+    within_ms: float = GATHER_MS,
+    *,
+    about: str = "JSZ",
+    body: Mapping[str, object] | None = None,
 ) -> dict[str, bytes]:
-    """Return what the servers of a cluster say of their JetStream (JSZ), by server's name.
+    """Return what the servers of a cluster say of their JetStream (JSZ, or something else), by server's
+    name.
 
     Returns as soon as all of `names` have answered, at the latest after `within_ms`. The link is
     a watcher's. Raises LinkLost."""
@@ -303,7 +309,8 @@ async def ask_servers(
     inbox = link.client.new_inbox()
     with link.guard():
         subscription = await link.client.subscribe(inbox, cb=take)
-        await link.client.publish("$SYS.REQ.SERVER.PING.JSZ", b"{}", reply=inbox)
+        asked = msgspec.json.encode(body or {})
+        await link.client.publish(f"$SYS.REQ.SERVER.PING.{about}", asked, reply=inbox)
         with anyio.move_on_after(within_ms / 1000):
             await whole.wait()
         await subscription.unsubscribe()

@@ -174,6 +174,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     """How long an upload waits for one that has begun elsewhere, and may have died."""
     append_ms: int = 20_000
     """A fleet elects a new leader of its log within 8 s; writers wait meanwhile."""
+    log_look_ms: int = 5_000
+    """Between two questions to a server of the log whether it still writes;"""
+    log_room_bytes_min: int = 16 * MIB
+    """one that does not, for its disk was full, is started anew when there is so much room."""
     served_ms: int = 3_000
     """How long a deploy's answer waits for this machine's front door to serve it."""
     versions_kept_max: int = 100

@@ -2,21 +2,34 @@
 
 Promises: what the records want is started through the keeper and kept alive; what they no longer
 want is stopped; processes of a crashed agent are adopted. Each server's ports are kept from start
-to start, so that tunnels of other machines go on leading to it.
+to start, so that tunnels of other machines go on leading to it. One that writes nothing any more, for its
+disk was full, is started anew as soon as there is room (`distribute.log_writes`).
 """
 
 from collections.abc import Callable
 
 import anyio
+import msgspec
+import structlog
 from anyio.abc import TaskGroup
+from nats.errors import Error as NatsError
 
 from kythera.distribute import cores
 from kythera.distribute.address import address_at
 from kythera.distribute.cores import ServerPlan
-from kythera.distribute.nats_server import forget_epochs, port_of, prepare_server, server_file
+from kythera.distribute.link import LinkLost
+from kythera.distribute.log_writes import has_room, write_error
+from kythera.distribute.nats_server import (
+    folder_of,
+    forget_epochs,
+    port_of,
+    prepare_server,
+    server_file,
+)
 from kythera.distribute.promotion import point_to_log
 from kythera.distribute.remembered import remember_core
 from kythera.ground.layout import Layout
+from kythera.model.errors import KytheraError
 from kythera.model.limits import Limits
 from kythera.model.records import Core
 from kythera.node.engines import Engine, EngineOrder
@@ -27,6 +40,8 @@ SIGTERM = 15
 STOP_ORDER = 9
 LOOK_S = 0.25
 PREPARED_S_MAX, PREPARED_POLL_S = 5.0, 0.005
+UNHEARD = (OSError, NatsError, LinkLost, TimeoutError, KytheraError, msgspec.MsgspecError)
+"""What may go wrong with a question to a server: it is asked again."""
 
 
 class LogServers:
@@ -49,6 +64,9 @@ class LogServers:
         self._listen_to = listen_to
         self._running: dict[str, tuple[ServerPlan, Engine, anyio.CancelScope]] = {}
         self._shown: object = None
+        self._told: dict[str, str] = {}
+        """Of servers that write nothing any more: why, as the journal has it."""
+        self._journal = structlog.get_logger("log-servers")
 
     async def prepared(self) -> None:
         """Wait, but not for ever, until the ports of all wanted servers are known.
@@ -87,6 +105,7 @@ class LogServers:
     async def run(self) -> None:
         """Keep the servers as wanted, for ever."""
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch)
             while True:
                 await self.look(tasks)
                 await anyio.sleep(LOOK_S)
@@ -142,6 +161,36 @@ class LogServers:
         _, _, scope = self._running.pop(name)
         scope.cancel()
         await self._keeper.signal(name, SIGTERM)
+
+    async def _watch(self) -> None:
+        """Look after servers that write nothing any more, for ever."""
+        while True:
+            await anyio.sleep(self._limits.log_look_ms / 1000)
+            for name, (plan, engine, _) in list(self._running.items()):
+                file = server_file(self._layout, plan.epoch)
+                if file is None or name not in self._keeper.processes:
+                    continue
+                try:
+                    why = await write_error(file.address)
+                    if self._mends(name, plan, why):
+                        engine.replacing = True
+                        await self._keeper.signal(name, SIGTERM)
+                except UNHEARD as error:
+                    self._journal.debug("log_not_asked", server=name, error=repr(error))
+
+    def _mends(self, name: str, plan: ServerPlan, why: str) -> bool:
+        """Tell whether a server is to be started anew; tell the journal once what ails it."""
+        if not why:
+            self._told.pop(name, None)
+            return False
+        room = has_room(folder_of(self._layout, plan.epoch), self._limits.log_room_bytes_min)
+        remedy = (
+            "It is started anew." if room else "Make room on its disk: then it is started anew."
+        )
+        if self._told.get(name) != remedy:
+            self._told[name] = remedy
+            self._journal.error("log_writes_nothing", server=name, why=why, remedy=remedy)
+        return room
 
     def _show(self) -> None:
         """Tell of ports and tunnels where they have changed."""

@@ -1,0 +1,40 @@
+"""Whether a server of the log still writes: asked, not assumed.
+
+nats-server (2.15) that once could not write to its disk writes nothing to that stream any more until it is
+started anew, though there may be room again; whoever writes gets no answer. It does say so of its health.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kythera.distribute.address import LogAddress
+from kythera.distribute.link import Links, connected
+from kythera.distribute.nats_server import ask_servers
+
+HEALTH = "HEALTHZ"
+MARK = "write error"
+
+
+async def write_error(address: LogAddress) -> str:
+    """Ask a server why it writes nothing any more; empty: it does. Raises LinkLost, and what a connection
+    that cannot be opened raises."""
+    async with connected(address, address.watcher, Links()) as link:
+        own = str(link.client._server_info["server_name"])
+        answers = await ask_servers(link, {own}, about=HEALTH, body={"details": True})
+        return write_error_in(answers.get(own, b"{}"))
+
+
+def write_error_in(answer: bytes) -> str:
+    """Return what a server's account of its health (HEALTHZ) says of writes that failed. Pure."""
+    told: dict[str, Any] = msgspec.json.decode(answer, type=dict[str, Any]).get("data") or {}
+    errors = [each.get("error", "") for each in told.get("errors") or ()]
+    return next((error for error in [*errors, told.get("error", "")] if MARK in error), "")
+
+
+def has_room(folder: Path, bytes_min: int) -> bool:
+    """Tell whether a disk has so much left: a server that starts needs some itself."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize >= bytes_min
