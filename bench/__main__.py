@@ -29,6 +29,7 @@ from bench import (
     objects,
     queues,
     r2,
+    r2_large,
     records,
     sandbox,
     services,
@@ -63,6 +64,9 @@ FLEET_BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {
     "zipf": zipf.run,
 }
 """Run by `make bench-fleet`: five machines on this one, which takes minutes."""
+NAMED_BENCHES: dict[str, Callable[[], Awaitable[list[Figure]]]] = {"r2-large": r2_large.run}
+"""Run by name alone: they take much time or much of the disk."""
+ALL = {**BENCHES, **FLEET_BENCHES, **NAMED_BENCHES}
 BENCH_S_MAX = 600.0
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs" / "bench.md"
@@ -93,7 +97,7 @@ async def measure(name: str) -> list[Figure]:
     """Run one bench; one that breaks, or takes too long, is a miss with its reason."""
     try:
         with anyio.fail_after(BENCH_S_MAX):
-            return await {**BENCHES, **FLEET_BENCHES}[name]()
+            return await ALL[name]()
     except Exception as error:  # noqa: BLE001 - whatever it was, the other benches go on
         traceback.print_exc()
         why = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -124,7 +128,7 @@ def write(path: Path, figures: list[Figure]) -> None:
 def last_measured() -> list[Figure]:
     """Return the newest figures of all benches that ever ran here."""
     figures: list[Figure] = []
-    for name in [*BENCHES, *FLEET_BENCHES]:
+    for name in ALL:
         with suppress(FileNotFoundError):
             raw = (HERE / "results" / f"{name}.json").read_bytes()
             figures += msgspec.json.decode(raw, type=Report).figures
@@ -134,9 +138,7 @@ def last_measured() -> list[Figure]:
 def main() -> None:
     """Read the arguments, run, print."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join([*BENCHES, *FLEET_BENCHES])}"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--fleet", action="store_true", help="the benches of a whole fleet")
     parser.add_argument(
@@ -145,7 +147,7 @@ def main() -> None:
         help="write docs/bench.md, with what other benches measured last",
     )
     options = parser.parse_args()
-    if unknown := set(options.names) - {*BENCHES, *FLEET_BENCHES}:
+    if unknown := set(options.names) - ALL.keys():
         parser.error(f"no bench is called {', '.join(sorted(unknown))}")
     figures = run(options.names or list(FLEET_BENCHES if options.fleet else BENCHES))
     print("\n" + table(figures))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
 from kythera.distribute.kv_log import Replaced
@@ -339,6 +340,12 @@ async def test_what_each_worker_does_is_counted(tmp_path: Path) -> None:
     async with kv_world(tmp_path) as world:
         await world.ask("PUT", "/k?urlencoded=true", b"v", worker="one")
         await world.ask("GET", "/k?urlencoded=true", worker="two")
-        request = Request()
-        request.method, request.target = b"GET", b"/healthz"
-        assert (await world.answered(request))[2] == b"up\none write 1\ntwo read 1\n"
+        keys = msgspec.json.encode({"keys": ["k", "l"]})
+        await world.ask("POST", "/bulk/get", keys, worker="two")
+        await world.ask("GET", "/k?urlencoded=true", worker="")
+        told = msgspec.json.decode((await world.ask("GET", "/usage", space="", worker=""))[2])
+        assert {use["worker"]: {n: c for n, c in use["counts"].items() if c} for use in told} == {
+            "one": {"writes": 1},
+            "two": {"reads": 3},
+        }
+        assert (await world.ask("GET", "/usage", worker="two"))[0] == 404

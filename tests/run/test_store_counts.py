@@ -1,6 +1,6 @@
 """Sums over a store's restarts."""
 
-from kythera.run.store_counts import WorkerUse, added
+from kythera.run.store_counts import UsesByProcess, WorkerUse, added
 
 
 def test_sums_go_on_over_a_restart() -> None:
@@ -15,3 +15,12 @@ def test_sums_go_on_over_a_restart() -> None:
         WorkerUse(account="b", worker="w", counts={"calls": 1}),
     ]
     assert added([], []) == []
+
+
+def test_processes_of_one_worker_are_added_up() -> None:
+    """Goal: each counts from its own start; another process is not another worker."""
+    uses = UsesByProcess()
+    assert not uses
+    for pid, requests in ((1, 2), (1, 5), (2, 1), (2, 3)):
+        uses.hear(WorkerUse(account="a", worker="w", counts={"requests": requests}), pid)
+    assert uses.told() == [WorkerUse(account="a", worker="w", counts={"requests": 8})]

@@ -72,10 +72,10 @@ def header(port: int, connections: int = 2, sslmode: str = "", key: str = KEY) -
     return f"{PASS_HEADER}: {sign(granted, key)}\r\n"
 
 
-async def ask(path: Path, headers: str) -> tuple[int, str]:
+async def ask(path: Path, headers: str, method: str = "POST", target: str = "/") -> tuple[int, str]:
     """Ask for a ticket; return status and text."""
     async with await anyio.connect_unix(path) as cell:
-        await cell.send(f"POST http://x/ HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
+        await cell.send(f"{method} http://x{target} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
         answer = (await cell.receive()).decode()
     head, _, body = answer.partition("\r\n\r\n")
     return int(head.split()[1]), body
@@ -96,6 +96,19 @@ async def read(cell: anyio.abc.UNIXSocketStream, size: int) -> bytes:
         while len(found) < size:
             found += await cell.receive()
     return found
+
+
+async def test_connections_and_bytes_are_counted(tmp_path: Path) -> None:
+    """Goal: both ways, for the worker of the pass; the agent asks for the sums."""
+    async with way(tmp_path, echo) as (path, port):
+        _, ticket = await ask(path, header(port))
+        async with joined(path, ticket) as cell:
+            assert await read(cell, 24) == b"HTTP/1.1 200 OK\r\n\r\nfirst"
+        granted = Pass(account="", worker="", store=STORE, resource="")
+        _, told = await ask(path, f"{PASS_HEADER}: {sign(granted, KEY)}\r\n", "GET", "/usage")
+    (use,) = msgspec.json.decode(told)
+    sums = {"connections": 1, "failed": 0, "bytes_in": 5, "bytes_out": 5}
+    assert use == {"account": "a", "worker": "w", "counts": sums}
 
 
 async def test_a_ticket_is_good_once_and_bytes_pass_both_ways(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ def text(document: Mapping[str, Any]) -> str:
     shown = one_machine(machines[0]) if len(machines) == 1 else fleet(machines)
     parts = [shown, *notes(machines)]
     cells = cells_text(document["cells"], len(machines))
+    asked = uses_text(machines)
+    cells += f"\n\n{asked}" if asked else ""
     return "\n".join(parts) + "\n\n" + cells + incidents_text(document.get("incidents") or ())
 
 
@@ -210,6 +212,27 @@ def cells_text(cells: Sequence[Mapping[str, Any]], machines: int = 1) -> str:
             [plain(cell.get("machine", "?")), *row] for cell, row in zip(ordered, rows, strict=True)
         ]
     return table(head, rows)
+
+
+def uses_text(machines: Sequence[Machine]) -> str:
+    """Return what workers have asked of stores, added up over machines; empty: nothing yet."""
+    sums: dict[tuple[str, str], dict[str, int]] = {}
+    for machine in machines:
+        for store, facts in (machine.get("stores") or {}).items():
+            for use in facts.get("workers", ()):
+                counts = sums.setdefault((use.get("worker", "?"), store), {})
+                for name, count in (use.get("counts") or {}).items():
+                    counts[name] = counts.get(name, 0) + count
+    rows = [
+        [
+            plain(worker),
+            plain(store),
+            ", ".join(f"{plain(n)} {c:,}" for n, c in counts.items() if c),
+        ]
+        for (worker, store), counts in sorted(sums.items())
+        if any(counts.values())
+    ]
+    return table(["WORKER", "STORE", "ASKED SINCE ITS AGENT BEGAN"], rows) if rows else ""
 
 
 def percent(share: float | None) -> str:

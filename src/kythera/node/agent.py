@@ -249,6 +249,7 @@ async def run(layout: Layout) -> None:
 async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) -> None:
     """Adopt what is there, then start every loop and pass on what the keeper says."""
     agent.records.changed = agent.records_changed
+    agent.objects.tell = agent.facts.store_counted
     agent.egress.started = agent.objects.started = agent.consoles.listen_to
     agent.consoles.engine_said = agent.egress.hear
     agent.mind.prepare, agent.mind.heal = agent.prepare, agent.blobs.heal

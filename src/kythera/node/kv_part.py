@@ -12,6 +12,7 @@ from kythera.model.catalog import Catalog
 from kythera.model.errors import KytheraError
 from kythera.node.engines import Engine, EngineOrder
 from kythera.node.keeper_client import Exited
+from kythera.node.store_use import StoreUse
 from kythera.node.workerd_store import StoreHost
 
 STORE = "kv"
@@ -33,6 +34,7 @@ class KvPart:
         self._layout = host.layout
         self._limits = host.platform.limits
         self._keeper = host.keeper
+        self._tell = host.tell
         self._engine = Engine(PROCESS, host.keeper, self._prepare, host.started)
         self._needed = anyio.Event()
         self._journal = structlog.get_logger("stores")
@@ -65,13 +67,19 @@ class KvPart:
     async def _watch(self) -> None:
         """Replace it when it does not answer, for ever."""
         pid, heard_at = 0, anyio.current_time()
+        use = StoreUse(STORE, self._layout, self._limits.kv_look_ms, self._tell)
         while True:
             await anyio.sleep(self._limits.kv_look_ms / 1000)
             held = self._keeper.processes.get(PROCESS)
             if held is None or held.pid != pid or await self._answers():
+                if held is None:
+                    use.show("down")
+                elif held.pid == pid:
+                    await use.heard(pid)
                 pid = 0 if held is None else held.pid
                 heard_at = anyio.current_time()
                 continue
+            use.show("silent")
             silent_s = anyio.current_time() - heard_at
             if silent_s * 1000 > self._limits.kv_silent_ms_max:
                 self._journal.error("kv_hangs", silent_s=round(silent_s, 1))

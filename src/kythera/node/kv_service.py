@@ -9,7 +9,6 @@ the copy was made from.
 
 import hashlib
 import itertools
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -47,9 +46,11 @@ from kythera.store.kv_http import (
     ok_head,
 )
 from kythera.store.kv_protocol import Failed
+from kythera.store.usage import PATH, Usage, is_agents
 
 STORE = "kv"
 HEALTH = b"/healthz"
+USAGE = PATH.encode()
 PASSES_MAX = 4_096
 """Passes that are remembered as good."""
 LIFE_MARGIN_S = 60
@@ -96,8 +97,8 @@ class KvService:
     ready: anyio.Event = field(default_factory=anyio.Event)
     wanted: set[str] = field(default_factory=set)
     """Values that are to be fetched before anybody asks for them."""
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """How often each worker did what, since this process started."""
+    usage: Usage = field(default_factory=lambda: Usage("reads", "writes", "deletes", "lists"))
+    """What each worker asked, since this process started."""
     _passes: dict[bytes, Admitted] = field(default_factory=dict)
 
     # -- requests ------------------------------------------------------------------------------
@@ -108,6 +109,8 @@ class KvService:
             if request.target == HEALTH and not request.granted:
                 return self._health()
             admitted = self._admit(request.granted)
+            if request.target == USAGE and is_agents(admitted.granted):
+                return ok(self.usage.told())
             if request.method != b"GET" or not self.ready.is_set():
                 return None
             return self._read(admitted, protocol.read_target(request.target))
@@ -174,13 +177,8 @@ class KvService:
         return found
 
     def _health(self) -> bytes:
-        told = {f"{worker} {what}": count for (worker, what), count in self.counts.items()}
-        lines = [f"{name} {count}" for name, count in sorted(told.items())]
         state = self.refused or ("up" if self.ready.is_set() else "catching up")
-        return ok("\n".join([state, *lines, ""]).encode())
-
-    def _count(self, admitted: Admitted, what: str) -> None:
-        self.counts[admitted.granted.worker, what] += 1
+        return ok(f"{state}\n".encode())
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -188,7 +186,7 @@ class KvService:
         """Answer a GET; None: the value is a blob."""
         now = self.clock.now()
         if target.path == b"/":
-            self._count(admitted, "list")
+            self.usage.add(admitted.granted, "lists")
             asked = protocol.listing(target.parameters, self.limits)
             page = self.copy.page(admitted.namespace, *asked, now)
             return ok(protocol.page_json(page))
@@ -196,7 +194,7 @@ class KvService:
         entry = self.copy.get(admitted.namespace, self._key(target), now)
         if entry is not None and entry.head.blob:
             return None
-        self._count(admitted, "read")
+        self.usage.add(admitted.granted, "reads")
         if entry is None:
             return NOT_FOUND
         return ok(entry.value, header_lines(protocol.head_of_answer(entry)))
@@ -208,7 +206,7 @@ class KvService:
 
     async def _pieces(self, admitted: Admitted, target: protocol.Target) -> AsyncIterator[bytes]:
         """Send a value that is a blob; an empty piece: it is not what was put there."""
-        self._count(admitted, "read")
+        self.usage.add(admitted.granted, "reads")
         entry = self.copy.get(admitted.namespace, self._key(target), self.clock.now())
         if entry is None:
             yield NOT_FOUND
@@ -241,8 +239,8 @@ class KvService:
                 raise Failed(503, told) from None
 
     async def _bulk(self, admitted: Admitted, request: Request) -> bytes:
-        self._count(admitted, "read")
         asked, now = protocol.bulk(bytes(request.body), self.limits), self.clock.now()
+        self.usage.add(admitted.granted, "reads", len(asked.keys))
         found = {
             key: self.copy.get(admitted.namespace, key.encode(errors="replace"), now)
             for key in asked.keys
@@ -259,7 +257,7 @@ class KvService:
     # -- writing -------------------------------------------------------------------------------
 
     async def _put(self, admitted: Admitted, target: protocol.Target, request: Request) -> bytes:
-        self._count(admitted, "write")
+        self.usage.add(admitted.granted, "writes")
         key, now = self._key(target), self.clock.now()
         protocol.check_value(request.size, self.limits)
         protocol.check_metadata(request.metadata, self.limits)
@@ -275,7 +273,7 @@ class KvService:
         return ok(b"")
 
     async def _delete(self, admitted: Admitted, target: protocol.Target) -> bytes:
-        self._count(admitted, "delete")
+        self.usage.add(admitted.granted, "deletes")
         end = Entry(Head(self._key(target), ended=True))
         await self._write(admitted, end, int(self.limits.tombstones_kept_s))
         return ok(b"")

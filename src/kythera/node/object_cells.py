@@ -29,6 +29,7 @@ from kythera.node.mind import CELL_STOP_ORDER, Mind
 from kythera.node.object_doors import here
 from kythera.node.object_files import make_storage, note_writer, remove_deleted
 from kythera.node.object_turns import ObjectTurns
+from kythera.node.store_use import Tell, nobody
 from kythera.node.workerd_loop import Workerds
 from kythera.route.pages import CANNOT_START
 from kythera.run.cell import CellName, WorkerKey
@@ -37,10 +38,13 @@ from kythera.run.object_cells import Asked, Step, key_of, name_of, next_step
 from kythera.run.objects import WATCH, ObjectHome, doors_of
 from kythera.run.refusal import answer_waiting
 from kythera.run.sandbox import memory_mib, uid_of
+from kythera.run.store_counts import StoreCounts, UsesByProcess, WorkerUse
 from kythera.run.turns import cpu_ms_max
 
 SIGTERM, SIGKILL = 15, 9
 LOOK_S = 1.0
+STORE = "objects"
+"""Their name among the stores of status."""
 LEAVE_LOOK_S = 0.02
 ANSWER_BYTES_MAX = 4_096
 OUTSIDE_ERRORS = (KytheraError, OSError, ValueError)
@@ -82,6 +86,9 @@ class ObjectCells:
         self._calm_at: dict[WorkerKey, float] = {}
         """One that ends before then is not started again at once."""
         self._turns = ObjectTurns(self.keeper, self.mind.pulses, self._cpu_ms_max)
+        self._uses = UsesByProcess()
+        self.tell: Tell = nobody
+        """Told what they have served, at each look."""
         self.started: Callable[[str], None] = lambda _: None
         """Told the name of each process that was started (its output wants reading)."""
         self._journal = structlog.get_logger("objects")
@@ -159,6 +166,22 @@ class ObjectCells:
             while True:
                 await anyio.sleep(LOOK_S)
                 self._wake()  # another workerd may have been chosen
+                await self._hear()
+
+    async def _hear(self) -> None:
+        """Ask all object cells what they have served, and tell."""
+        async with anyio.create_task_group() as tasks:
+            for name, held in list(self.keeper.processes.items()):
+                if (key := key_of(name)) is not None:
+                    tasks.start_soon(self._hear_one, key, held.pid)
+        if self._uses:
+            self.tell(STORE, StoreCounts(state="up", workers=self._uses.told()))
+
+    async def _hear_one(self, key: WorkerKey, pid: int) -> None:
+        said = await self._ask(key, "/")
+        if said is not None:
+            counts = {"requests": said.inside + said.served}
+            self._uses.hear(WorkerUse(account=key[0], worker=key[1], counts=counts), pid)
 
     def _begin(self, key: WorkerKey) -> None:
         self._changed[key] = anyio.Event()

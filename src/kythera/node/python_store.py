@@ -18,6 +18,7 @@ from kythera.model.errors import KytheraError
 from kythera.model.limits import Limits
 from kythera.node.engines import Engine, EngineOrder
 from kythera.node.keeper_client import Exited, KeeperClient
+from kythera.node.store_use import StoreUse, Tell, nobody
 
 SIGKILL = 9
 STOP_ORDER = 2
@@ -46,6 +47,8 @@ class PythonStore:
         self._module = module
         self.started: Callable[[str], None] = _nobody
         """Told the process's name when it was started (its output wants reading)."""
+        self.tell: Tell = nobody
+        """Told what it has counted, at each look."""
         self._process = f"store/{name}"
         self._layout = layout
         self._keeper = keeper
@@ -78,11 +81,19 @@ class PythonStore:
         return EngineOrder(argv, {**environment, "TZ": "UTC"}, stop_order=STOP_ORDER)
 
     async def _watch(self) -> None:
-        """Replace one that does not answer, for ever."""
+        """Hear what one has counted; replace one that does not answer. For ever."""
+        look_ms = self._limits.store_look_ms
+        use = StoreUse(self.name, self._layout, look_ms, self.tell)
         while True:
-            await anyio.sleep(self._limits.store_look_ms / 1000)
-            if self._process not in self._keeper.processes or await self._answers():
+            await anyio.sleep(look_ms / 1000)
+            held = self._keeper.processes.get(self._process)
+            if held is None:
+                use.show("down")
                 continue
+            if await self._answers():
+                await use.heard(held.pid)
+                continue
+            use.show("silent")
             self._journal.error("store_hangs", store=self.name)
             try:
                 await self._keeper.signal(self._process, SIGKILL)

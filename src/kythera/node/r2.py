@@ -16,6 +16,7 @@ from kythera.model.catalog import Catalog
 from kythera.model.errors import KytheraError, SetupError
 from kythera.node.engines import Engine, EngineOrder
 from kythera.node.keeper_client import Exited
+from kythera.node.store_use import StoreUse
 from kythera.node.workerd_store import StoreHost
 from kythera.store import r2_buckets
 from kythera.store.r2_engine import EngineFiles, command, program
@@ -45,6 +46,7 @@ class R2:
         self._platform = host.platform
         self._keeper = host.keeper
         self._files = EngineFiles(host.layout)
+        self._tell = host.tell
         self._asked = anyio.Event()
         self._store = Engine(STORE, host.keeper, self._prepare_store, host.started)
         self._engine = Engine(ENGINE, host.keeper, self._prepare_engine, host.started)
@@ -107,13 +109,17 @@ class R2:
     async def _watch(self) -> None:
         """Replace a store that does not answer, for ever."""
         since: tuple[int, float] = (0, 0.0)
+        use = StoreUse(NAME, self._layout, self._platform.limits.r2_silent_ms_max, self._tell)
         while True:
             await anyio.sleep(LOOK_S)
             held = self._keeper.processes.get(STORE)
             if held is None:
+                use.show("down")
                 continue
             now = anyio.current_time()
             if held.pid != since[0] or await self._answers():
+                if held.pid == since[0]:
+                    await use.heard(held.pid)
                 since = (held.pid, now)
             elif (now - since[1]) * 1000 > self._platform.limits.r2_start_ms:
                 self._journal.error("r2_hangs", pid=held.pid)

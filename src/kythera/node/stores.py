@@ -92,7 +92,7 @@ def parts_of(host: StoreHost) -> list[StorePart]:
         PythonStore("hyperdrive", layout, keeper, limits, "kythera.store.hyperdrive"),
     ]
     for part in ours:
-        part.started = host.started
+        part.started, part.tell = host.started, host.tell
     return [
         *ours,
         InnerDoor(),

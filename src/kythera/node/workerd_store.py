@@ -14,20 +14,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
-import httpx
 import msgspec
 import structlog
 
 from kythera.ground.layout import Layout
-from kythera.ground.passes import PASS_HEADER, Pass, sign, store_key
+from kythera.ground.passes import store_key
 from kythera.model.catalog import Catalog
 from kythera.model.platform import Platform
 from kythera.node.engines import Engine, EngineOrder
 from kythera.node.keeper_client import Exited, HeldProcess, KeeperClient
+from kythera.node.store_use import StoreUse, Tell, nobody
 from kythera.run.config import PULSE
 from kythera.run.sandbox import Confined, ShutIn, confine, uid_of
 from kythera.run.store_config import DATA_FOLDER, StoreView
-from kythera.run.store_counts import StoreCounts, WorkerUse, added
 from kythera.run.workerd import workerd_argv
 
 SIGTERM, SIGKILL = 15, 9
@@ -55,7 +54,7 @@ class StoreHost:
     workerd: Path
     started: Callable[[str], None] = lambda _: None
     """Told its name when one was started (its output wants reading)."""
-    tell: Callable[[str, StoreCounts], None] = lambda _, __: None
+    tell: Tell = nobody
     """Told what a store has counted, at each look."""
 
 
@@ -87,10 +86,8 @@ class WorkerdStore:
         self._changed = anyio.Event()
         self._exited = anyio.Event()
         self._heard_at = 0.0
-        self._pid = 0
-        self._past: list[WorkerUse] = []
-        self._last: list[WorkerUse] = []
-        self._restarts = 0
+        look_ms = host.platform.limits.store_look_ms
+        self._use = StoreUse(name, host.layout, look_ms, host.tell)
         self._journal = structlog.get_logger("stores")
 
     @property
@@ -182,46 +179,26 @@ class WorkerdStore:
             changed = self._changed
             held = self._host.keeper.processes.get(self._process)
             if held is None:
-                self._show("down")
+                self._use.show("down")
             else:
                 await self._look(held)
             with anyio.move_on_after(look_s):
                 await changed.wait()
 
     async def _look(self, held: HeldProcess) -> None:
-        if held.pid != self._pid:
-            self._restarts += self._pid != 0
-            self._past, self._last = added(self._past, self._last), []
-            self._pid, self._heard_at = held.pid, anyio.current_time()
+        if self._use.meet(held.pid):
+            self._heard_at = anyio.current_time()
         if self._config is None or held.tags.get(CONFIG_TAG) != _mark(self._config):
             await self._end(held, "store_changes", SIGTERM)
         elif await self._answers():
             self._heard_at = anyio.current_time()
-            self._last = await self._counted() if self._needs.counts else []
-            self._show("up")
+            if self._needs.counts:
+                await self._use.hear()
+            self._use.show("up")
         elif self._silent_ms() > self._host.platform.limits.store_silent_ms_max:
             await self._end(held, "store_hangs", SIGKILL)
         else:
-            self._show("silent")
-
-    def _show(self, state: str) -> None:
-        workers = added(self._past, self._last)
-        shown = StoreCounts(state=state, restarts=self._restarts, workers=workers)
-        self._host.tell(self.name, shown)
-
-    async def _counted(self) -> list[WorkerUse]:
-        """Return what it has counted since it began; what was heard last, if it does not say."""
-        layout = self._host.layout
-        granted = Pass(account="", worker="", store=self.name, resource="")
-        headers = {PASS_HEADER: sign(granted, store_key(layout.store_key))}
-        transport = httpx.AsyncHTTPTransport(uds=str(layout.store_socket(self.name)))
-        within_s = self._host.platform.limits.store_look_ms / 1000
-        try:
-            async with httpx.AsyncClient(transport=transport, timeout=within_s) as client:
-                answer = await client.get("http://store/usage", headers=headers)
-            return msgspec.json.decode(answer.content, type=list[WorkerUse])
-        except (httpx.HTTPError, msgspec.MsgspecError):
-            return self._last
+            self._use.show("silent")
 
     def _silent_ms(self) -> float:
         return (anyio.current_time() - self._heard_at) * 1000

@@ -35,3 +35,26 @@ def added(past: list[WorkerUse], now: list[WorkerUse]) -> list[WorkerUse]:
         WorkerUse(account=account, worker=worker, counts=counts)
         for (account, worker), counts in sorted(sums.items())
     ]
+
+
+class UsesByProcess:
+    """Sums of what each worker's own process counts from its start, over its restarts."""
+
+    def __init__(self) -> None:
+        self._past: list[WorkerUse] = []
+        self._now: dict[tuple[str, str], tuple[int, WorkerUse]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._past or self._now)
+
+    def hear(self, use: WorkerUse, pid: int) -> None:
+        """Take what a worker's process has counted so far."""
+        key = (use.account, use.worker)
+        before = self._now.get(key)
+        if before is not None and before[0] != pid:
+            self._past = added(self._past, [before[1]])
+        self._now[key] = (pid, use)
+
+    def told(self) -> list[WorkerUse]:
+        """Return the sums, by account and worker."""
+        return added(self._past, [use for _, use in self._now.values()])

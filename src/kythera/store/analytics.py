@@ -25,6 +25,7 @@ from kythera.ground.passes import Pass
 from kythera.model.limits import Limits
 from kythera.store.analytics_files import FIELDS, dataset_folder, segments_of
 from kythera.store.exchange import Exchange
+from kythera.store.usage import Usage
 
 SILENT_S = 10.0
 SEGMENT_BYTES_MAX = 32 * 1024 * 1024
@@ -69,6 +70,7 @@ class AnalyticsStore:
 
     def __init__(self, folder: Path, limits: Limits, now: Callable[[], float] = time.time) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.usage = Usage("points")
         self._folder = folder
         self._limits = limits
         self._now = now
@@ -85,6 +87,7 @@ class AnalyticsStore:
             await exchange.answer(400)
             return
         await self.add(granted.account, granted.resource, point)
+        self.usage.add(granted, "points")
         await exchange.answer(204)
 
     async def add(self, account: str, dataset: str, point: Mapping[str, Any]) -> None:

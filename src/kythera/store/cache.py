@@ -26,6 +26,7 @@ from kythera.store import cache_rules as rules
 from kythera.store.cache_index import CacheIndex, Object, free_bytes
 from kythera.store.cache_purges import FILE, PurgeFile, Purges, due
 from kythera.store.exchange import BrokenOff, Exchange, TooLarge
+from kythera.store.usage import Usage
 
 NAMESPACE_HEADER = "cf-cache-namespace"
 SCHEME_HEADER = "x-kythera-scheme"
@@ -77,6 +78,7 @@ class CacheStore:
 
     def __init__(self, folder: Path, limits: Limits, now: Callable[[], float] = time.time) -> None:
         self.index = CacheIndex(folder)
+        self.usage = Usage("matches", "hits", "puts", "deletes")
         self._limits = limits
         self._now = now
         self._silent_s = limits.cache_silent_ms / 1000
@@ -105,10 +107,13 @@ class CacheStore:
         url, key = _named(exchange, granted.account)
         match exchange.method:
             case "GET":
-                await self._match(exchange, granted.account, key)
+                self.usage.add(granted, "matches")
+                self.usage.add(granted, "hits", await self._match(exchange, granted.account, key))
             case "PUT" if len(url) <= URL_BYTES_MAX:
+                self.usage.add(granted, "puts")
                 await exchange.answer(await self._put(exchange, granted.account, url, key))
             case "PURGE":
+                self.usage.add(granted, "deletes")
                 there = self.index.find(granted.account, key)
                 self.index.remove(each.file for each in there)
                 fresh = any(each.expires_at > self._now() for each in there)
@@ -118,15 +123,17 @@ class CacheStore:
 
     # -- match ---------------------------------------------------------------------------------
 
-    async def _match(self, exchange: Exchange, account: str, key: bytes) -> None:
+    async def _match(self, exchange: Exchange, account: str, key: bytes) -> bool:
+        """Answer with what is kept; tell whether there was any."""
         found = self._chosen(exchange, account, key)
         file = None if found is None else self._open(found)
         if found is None or file is None:
             await exchange.answer(504, MISSED)
-            return
+            return False
         with file:
             self.index.used(found.file, self._now())
             await self._answer(exchange, found, file)
+        return True
 
     def _chosen(self, exchange: Exchange, account: str, key: bytes) -> Object | None:
         now = self._now()

@@ -12,6 +12,7 @@ import anyio
 import structlog
 
 from kythera.ground.passes import PASS_HEADER, NotAPass, Pass, check
+from kythera.store.usage import PATH, Usage, is_agents
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -90,6 +91,9 @@ class Exchange:
 class Store(Protocol):
     """What a store's program runs."""
 
+    usage: Usage
+    """What it has counted."""
+
     async def handle(self, exchange: Exchange, granted: Pass) -> None:
         """Answer one request."""
         ...
@@ -115,6 +119,9 @@ def app_of(store: Store, name: str, key: str) -> App:
             granted = check(exchange.headers.get(PASS_HEADER.lower(), ""), key, name)
         except NotAPass:
             await exchange.answer(403, body=NO_PASS)
+            return
+        if exchange.target == PATH and is_agents(granted):
+            await exchange.answer(200, body=store.usage.told())
             return
         try:
             await store.handle(exchange, granted)

@@ -27,8 +27,9 @@ from msgspec import Struct
 from kythera.ground.chance import SystemChance
 from kythera.ground.journal import configure
 from kythera.ground.layout import Layout
-from kythera.ground.passes import PASS_HEADER, NotAPass, check
+from kythera.ground.passes import PASS_HEADER, NotAPass, Pass, check
 from kythera.model.limits import Limits
+from kythera.store.usage import PATH, Usage, is_agents
 
 STORE = "hyperdrive"
 HEAD_BYTES_MAX = 16 * 1024
@@ -60,6 +61,7 @@ class Waiting:
 
     stream: ByteStream
     origin: Origin
+    granted: Pass
     scope: anyio.CancelScope
 
 
@@ -98,6 +100,7 @@ class Way:
     """All connections of a machine."""
 
     def __init__(self, key: str, limits: Limits) -> None:
+        self.usage = Usage("connections", "failed", "bytes_in", "bytes_out")
         self._key = key
         self._limits = limits
         self._waiting: dict[str, Waiting] = {}
@@ -116,29 +119,34 @@ class Way:
                         await self._join(cell, target.rpartition(":")[0], rest)
                         return
                     rest = rest[int(headers.get("content-length", "0") or 0) :]
-                    await self._answer(cell, headers)
+                    await self._answer(cell, target, headers)
             except (*STREAM_ERRORS, ValueError, TimeoutError):
                 return
 
-    async def _answer(self, cell: Cell, headers: dict[str, str]) -> None:
+    async def _answer(self, cell: Cell, target: str, headers: dict[str, str]) -> None:
         try:
             granted = check(headers.get(PASS_HEADER.lower(), ""), self._key, STORE)
         except NotAPass:
             await _say(cell, "403 Forbidden", "This store answers this machine's cells alone.")
             return
+        if target.endswith(PATH) and is_agents(granted):
+            await _say(cell, "200 OK", self.usage.told().decode())
+            return
         origin = msgspec.json.decode(granted.resource, type=Origin)
+        self.usage.add(granted, "connections")
         try:
             if self._open[origin.id] >= origin.connections:
                 raise Refused(f"all {origin.connections} connections to it are in use")
-            ticket = await self._ticket(origin)
+            ticket = await self._ticket(origin, granted)
         except Refused as error:
+            self.usage.add(granted, "failed")
             where = f"{origin.host}:{origin.port}"
             self._journal.warning("not_connected", worker=granted.worker, to=where, why=str(error))
             await _say(cell, "502 Bad Gateway", f"Hyperdrive cannot reach {where}: {error}.")
             return
         await _say(cell, "200 OK", ticket)
 
-    async def _ticket(self, origin: Origin) -> str:
+    async def _ticket(self, origin: Origin, granted: Pass) -> str:
         self._open[origin.id] += 1
         try:
             stream = await _opened(origin, self._limits.hyperdrive_connect_ms)
@@ -146,7 +154,7 @@ class Way:
             self._closed(origin)
             raise
         ticket = SystemChance().hex(32)
-        self._waiting[ticket] = Waiting(stream, origin, anyio.CancelScope())
+        self._waiting[ticket] = Waiting(stream, origin, granted, anyio.CancelScope())
         self._tasks.start_soon(self._forget, ticket)
         return ticket
 
@@ -180,27 +188,30 @@ class Way:
             await cell.send(b"HTTP/1.1 200 OK\r\n\r\n")
             if rest:
                 await waiting.stream.send(rest)
-            await self._pipe(cell, waiting.stream)
+                self.usage.add(waiting.granted, "bytes_out", len(rest))
+            await self._pipe(cell, waiting)
         finally:
             await self._end(waiting)
 
-    async def _pipe(self, cell: Cell, database: ByteStream) -> None:
+    async def _pipe(self, cell: Cell, waiting: Waiting) -> None:
         """Pass bytes on, both ways, until either side ends or nothing moves any more."""
         idle_s = self._limits.hyperdrive_idle_ms / 1_000
         moved = [anyio.current_time()]
+        database, granted = waiting.stream, waiting.granted
 
-        async def copy(source: Cell | ByteStream, sink: Cell | ByteStream) -> None:
+        async def copy(source: Cell | ByteStream, sink: Cell | ByteStream, way: str) -> None:
             try:
                 while True:
                     chunk = await source.receive(CHUNK_BYTES)
                     moved[0] = anyio.current_time()
+                    self.usage.add(granted, way, len(chunk))
                     await sink.send(chunk)
             except STREAM_ERRORS:
                 tasks.cancel_scope.cancel()
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(copy, cell, database)
-            tasks.start_soon(copy, database, cell)
+            tasks.start_soon(copy, cell, database, "bytes_out")
+            tasks.start_soon(copy, database, cell, "bytes_in")
             while (left_s := moved[0] + idle_s - anyio.current_time()) > 0:
                 await anyio.sleep(left_s)
             tasks.cancel_scope.cancel()

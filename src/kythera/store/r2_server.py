@@ -46,6 +46,7 @@ from kythera.store.s3 import S3, open_s3
 from kythera.store.s3_door import S3Door
 from kythera.store.s3_records import RecordedBuckets
 from kythera.store.settled import Settled
+from kythera.store.usage import PATH, Usage, is_agents
 
 STORE = "r2"
 HEAD_BYTES_MAX = 256 * 1024
@@ -59,10 +60,20 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Answer = Callable[[Pass, Question, int, AsyncIterator[bytes]], Awaitable[Any]]
 
 
+CLASS_B = ("head", "get")
+FREE = ("delete", "abortMultipartUpload", "deleteBucket")
+
+
+def class_of(method: str) -> str:
+    """Return of which of R2's classes of operations a method is. Pure."""
+    return "class_b" if method in CLASS_B else "free" if method in FREE else "class_a"
+
+
 class R2Server:
     """Answers cells."""
 
     def __init__(self, store: R2Store, key: str) -> None:
+        self.usage = Usage("class_a", "class_b", "free", "bytes_in", "bytes_out")
         self._store = store
         self._key = key
         self._journal = structlog.get_logger("r2")
@@ -80,6 +91,8 @@ class R2Server:
         """Answer one request, whatever it is."""
         try:
             granted = check(request.headers.get(PASS_HEADER, ""), self._key, STORE)
+            if request.path == PATH and is_agents(granted):
+                return web.Response(body=self.usage.told(), content_type="application/json")
             if request.method == "PUT":
                 return await self._write(request, granted)
             return await self._read(request, granted)
@@ -96,22 +109,23 @@ class R2Server:
         raw = request.headers.get(REQUEST_HEADER, "").encode("utf-8", "surrogateescape")
         question = read_question(raw)
         bucket = granted.resource
+        self.usage.add(granted, class_of(question.method))
         match question.method:
             case "head":
                 return _whole(view(await self._store.head(bucket, question.object)))
             case "get":
-                return await self._get(request, bucket, question)
+                return await self._get(request, granted, question)
             case "list":
                 return _whole(await self._list(bucket, question))
         raise r2_errors.not_implemented(f"R2's method {question.method[:40]!r}")
 
     async def _get(
-        self, request: web.BaseRequest, bucket: str, question: Question
+        self, request: web.BaseRequest, granted: Pass, question: Question
     ) -> web.StreamResponse:
         if question.ssec is not None:
             raise r2_errors.not_implemented("Encryption with a customer's key (ssecKey)")
         part = range_header(question.range, question.range_header)
-        async with self._store.get(bucket, question.object, part) as (found, bytes_):
+        async with self._store.get(granted.resource, question.object, part) as (found, bytes_):
             document = view(found)
             if not holds(question.only_if, found):
                 return _refused(r2_errors.precondition_failed(), document)
@@ -128,6 +142,7 @@ class R2Server:
             await answer.write(told)
             try:
                 async for piece in bytes_.content.iter_chunked(PIECE_BYTES):
+                    self.usage.add(granted, "bytes_out", len(piece))
                     await answer.write(piece)
                 await answer.write_eof()
             except (OSError, ClientConnectionError, ClientPayloadError):
@@ -159,9 +174,15 @@ class R2Server:
         if doing is None:
             raise r2_errors.not_implemented(f"R2's method {question.method[:40]!r}")
         size = request.content_length - int(told)
-        pieces = request.content.iter_chunked(PIECE_BYTES)
-        result = await doing(granted, question, size, aiter(pieces))
+        self.usage.add(granted, class_of(question.method))
+        result = await doing(granted, question, size, self._taken(request, granted))
         return web.Response(body=msgspec.json.encode(result), content_type="application/json")
+
+    async def _taken(self, request: web.BaseRequest, granted: Pass) -> AsyncIterator[bytes]:
+        """Yield a body, counted."""
+        async for piece in request.content.iter_chunked(PIECE_BYTES):
+            self.usage.add(granted, "bytes_in", len(piece))
+            yield piece
 
     async def _put(
         self, granted: Pass, question: Question, size: int, pieces: AsyncIterator[bytes]

@@ -19,6 +19,7 @@ from msgspec import Struct
 from kythera.ground.passes import Pass
 from kythera.model.limits import Limits
 from kythera.store.exchange import Exchange
+from kythera.store.usage import Usage
 
 SILENT_S = 10.0
 BODY_BYTES_MAX = 64 * 1024
@@ -81,6 +82,7 @@ class RateLimitStore:
     """Answers the bindings."""
 
     def __init__(self, limits: Limits, now: Callable[[], float] = time.monotonic) -> None:
+        self.usage = Usage("calls", "limited")
         self._windows = Windows(limits.rate_limit_keys_max)
         self._now = now
 
@@ -93,6 +95,8 @@ class RateLimitStore:
             await exchange.answer(400, body=str(error).encode())
             return
         within = self._windows.take(granted.account, granted.resource, asked, self._now())
+        self.usage.add(granted, "calls")
+        self.usage.add(granted, "limited", not within)
         await exchange.answer_json({"success": within})
 
     async def keep(self) -> None:
