@@ -157,6 +157,7 @@ class RunningPlatform(Doors):
 COMMAND = (sys.executable, "-m", "kythera.cli")
 GROUPS = (
     "backup",
+    "binding",
     "cache",
     "api-token",
     "cron",

@@ -249,3 +249,45 @@ def test_a_namespace_reaches_its_own_workers_alone(platform: RunningPlatform) ->
     platform.wait_for("apart-dispatcher", "secret", "/?w=counter")
     counts = [int(platform.get("apart-dispatcher", "/?w=counter").text.split()[1]) for _ in "ab"]
     assert counts[1] == counts[0] + 1
+
+
+def test_a_worker_of_the_operator_s_stands_for_what_is_not_offered(
+    platform: RunningPlatform,
+) -> None:
+    """Goal: `ai` is refused by name with the command that helps; once a worker stands for it,
+    env.AI.run() is that worker's method, told what the upload said; after unmap it is refused again."""
+    model = (
+        "import { WorkerEntrypoint } from 'cloudflare:workers';\n"
+        "export class Models extends WorkerEntrypoint {\n"
+        "  run(model, { prompt }) {\n"
+        "    return { response: `${model} says ${prompt}`, gateway: this.ctx.props.gateway };\n"
+        "  }\n"
+        "}\n"
+        "export default { fetch() { return new Response('') } };\n"
+    )
+    code = (
+        "export default { async fetch(request, env) {\n"
+        "  return Response.json(await env.AI.run('@cf/small', { prompt: 'hi' }));\n"
+        "} }"
+    )
+    bound = [{"name": "AI", "type": "ai", "gateway": "mine"}]
+    platform.upload("models", model, **DATE)
+    document = {"main_module": "w.js", "bindings": bound, **DATE}
+    files = {
+        "metadata": (None, json.dumps(document), "application/json"),
+        "w.js": ("w.js", code, "application/javascript+module"),
+    }
+    refused = platform.call("PUT", "/workers/scripts/asking", files=files).json()["errors"]
+    assert "kythera binding map ai WORKER" in refused[0]["message"]
+    mapped = platform.kythera("binding", "map", "ai", "models", "--entrypoint", "Models")
+    assert mapped.returncode == 0, mapped.stderr
+    try:
+        platform.upload("asking", code, bindings=bound, **DATE)
+        answer = platform.get("asking").json()
+        assert answer == {"response": "@cf/small says hi", "gateway": "mine"}
+        assert "asking" in platform.kythera("binding", "list").stdout
+    finally:
+        unmapped = platform.kythera("binding", "unmap", "ai")
+    assert "Still bound to models: asking" in unmapped.stdout
+    assert platform.get("asking").status_code == 200
+    assert platform.call("PUT", "/workers/scripts/asking", files=files).status_code == 400

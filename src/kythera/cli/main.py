@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "rollback": ("kythera.cli.versions", "rollback", "Serve an earlier version again."),
     "worker": ("kythera.cli.worker", "worker", "List and delete workers."),
     "cron": ("kythera.cli.cron", "cron", "See cron triggers, and try them."),
+    "binding": ("kythera.cli.binding", "binding", "Let workers stand for what is not offered."),
     "versions": ("kythera.cli.versions", "versions", "List a worker's versions."),
     "secret": ("kythera.cli.secret", "secret", "Set, list and delete a worker's secrets."),
     "cache": ("kythera.cli.cache", "cache", "Purge what workers have put into the cache."),

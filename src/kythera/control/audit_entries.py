@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from kythera.control.caller import Caller
+from kythera.deploy.bindings_mapped import shown_type
 from kythera.deploy.versions import secrets_of
 from kythera.model.catalog import Catalog
 from kythera.model.records import (
@@ -169,6 +170,8 @@ def _facts(record: Record) -> Facts:
             return {"secret of a store": record.name}
         case Resource(type="hyperdrive", fields=fields):
             return {"database": f"{fields['user']}@{fields['host']}:{fields['port']}"}
+        case Resource(type="mapped_binding", fields=fields):
+            return {"worker": fields["service"], "entrypoint": fields.get("entrypoint", "")}
         case Resource(type="secrets_store"):
             return {"secrets store": record.name}
     hidden = BOOKKEEPING.get(type(record))
@@ -215,7 +218,7 @@ def _told(confinement: Confinement) -> Facts:
 
 def _bindings(version: Version) -> Iterator[str]:
     """Yield the bindings that are no secrets, without what they hold."""
-    yield from (f"{b.name} ({b.type})" for b in version.bindings if b.type != "secret_text")
+    yield from (f"{b.name} ({shown_type(b)})" for b in version.bindings if b.type != "secret_text")
 
 
 def _replaced(before: Version, after: Version) -> Iterable[str]:

@@ -291,6 +291,12 @@ NEEDS: dict[str, dict[str, Need]] = {
         }
         for path in ("cors", "lifecycle", "lock", "sippy", "domains/custom", "domains/managed")
     },
+    # Which worker stands for a type of binding that is not offered
+    f"{KYTHERA}/bindings": {"GET": INSPECT},
+    f"{KYTHERA}/bindings/{{type}}": {
+        "PUT": _rule("map binding"),
+        "DELETE": _rule("unmap binding"),
+    },
     # Dispatch namespaces; a deploy looks whether they are there. Their workers are no one's of the
     # account: a token for some workers reaches none
     NAMESPACES: {"GET": LOOK, "POST": _keep("make dispatch namespace")},

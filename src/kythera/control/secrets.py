@@ -17,6 +17,7 @@ from kythera.control.services import Services, services_of
 from kythera.control.workers import script_settings_view, worker_of
 from kythera.deploy import settings
 from kythera.deploy.bindings import Origin, public, resolve
+from kythera.deploy.bindings_mapped import shown_type
 from kythera.deploy.documents import as_list, as_object, read_object
 from kythera.deploy.refusals import latest_not_deployed, unreadable, worker_absent
 from kythera.deploy.upload import Draft
@@ -152,7 +153,7 @@ def _with_settings(document: Mapping[str, Any], origin: Origin) -> Draft:
 
 def _kept_if_bare(entry: Any, before: Version) -> dict[str, Any]:
     fields = as_object(entry, "an entry of settings.bindings")
-    names = {(binding.name, binding.type) for binding in before.bindings}
+    names = {(binding.name, shown_type(binding)) for binding in before.bindings}
     if set(fields) == {"name", "type"} and _hashable(fields) in names:
         return {"name": fields["name"], "type": "inherit"}
     return fields

@@ -19,6 +19,12 @@ from kythera.deploy.bindings_absent import INSTEAD
 from kythera.deploy.bindings_d1 import database_id
 from kythera.deploy.bindings_dispatch import DISPATCH, read_dispatch
 from kythera.deploy.bindings_kv import read_namespace
+from kythera.deploy.bindings_mapped import (
+    mapping_of,
+    read_mapped,
+    shown_fields,
+    shown_type,
+)
 from kythera.deploy.bindings_objects import read_objects
 from kythera.deploy.bindings_queues import producer
 from kythera.deploy.bindings_r2 import read_bucket
@@ -148,7 +154,7 @@ def kept(types: Collection[str], previous: Version | None) -> tuple[Binding, ...
     """Return the previous version's bindings of these types."""
     if previous is None:
         return ()
-    return tuple(binding for binding in previous.bindings if binding.type in types)
+    return tuple(binding for binding in previous.bindings if shown_type(binding) in types)
 
 
 def _kept_types(keep: Any) -> Collection[str]:
@@ -162,7 +168,10 @@ def _read(item: Any, origin: Origin) -> Binding:
     name = check_name(fields.get("name"))
     kind = as_text(fields.get("type"), f"the type of binding {name!r}")
     if kind not in OFFERED:
-        raise not_offered(name, kind)
+        mapping = mapping_of(origin.catalog, origin.account, kind)
+        if mapping is None:
+            raise not_offered(name, kind)
+        return read_mapped(name, kind, fields, mapping, origin)
     return READERS.get(kind, _read_bare)(name, kind, fields, origin)
 
 
@@ -183,7 +192,9 @@ def not_offered(name: str, kind: str) -> Exception:
     what = f"{called} ({kind})" if called else f"bindings of type {shown(kind)}"
     if kind in INSTEAD:
         return invalid(
-            f"Binding {name!r}: this platform does not offer {what}.", remedy=INSTEAD[kind]
+            f"Binding {name!r}: this platform does not offer {what}.",
+            remedy=f"{INSTEAD[kind]} Or let a worker of yours stand for it:"
+            f" kythera binding map {kind} WORKER",
         )
     return invalid(
         f"Binding {name!r}: this platform does not offer {what} yet.",
@@ -347,5 +358,5 @@ def _refuse_misplaced(binding: Binding, *, has_assets: bool, service_worker: boo
 
 def public(binding: Binding) -> dict[str, Any]:
     """Return a binding as the API shows it: a secret's text never leaves."""
-    fields = {} if binding.type == "secret_text" else dict(binding.fields)
-    return {"name": binding.name, "type": binding.type, **fields}
+    fields = {} if binding.type == "secret_text" else shown_fields(binding)
+    return {"name": binding.name, "type": shown_type(binding), **fields}

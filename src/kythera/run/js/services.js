@@ -90,7 +90,9 @@ async function ofEntrypoint(self, request) {
   if (request.headers.has('upgrade')) {
     throw new TypeError('A WebSocket cannot go through a service binding with an entrypoint or props: bind to the default one.');
   }
-  return within(self, (lane, meta) => lane.kytheraFetch({ ...meta, request }));
+  const sent = new Request(request);
+  sent.headers.delete('x-kythera-told');
+  return within(self, (lane, meta) => lane.kytheraFetch({ ...meta, request: sent }));
 }
 
 async function failed(response, worker) {
