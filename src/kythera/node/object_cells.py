@@ -30,6 +30,7 @@ from kythera.node.object_doors import here
 from kythera.node.object_files import make_storage, note_writer, remove_deleted
 from kythera.node.object_turns import ObjectTurns
 from kythera.node.workerd_loop import Workerds
+from kythera.node.workflow_use import WorkflowUse
 from kythera.route.pages import CANNOT_START
 from kythera.run.cell import CellName, WorkerKey
 from kythera.run.config import PULSE
@@ -37,7 +38,9 @@ from kythera.run.object_cells import Asked, Step, key_of, name_of, next_step
 from kythera.run.objects import WATCH, ObjectHome, doors_of
 from kythera.run.refusal import answer_waiting
 from kythera.run.sandbox import memory_mib, uid_of
+from kythera.run.store_counts import StoreCounts
 from kythera.run.turns import cpu_ms_max
+from kythera.run.workflows import keeps_message
 
 SIGTERM, SIGKILL = 15, 9
 LOOK_S = 1.0
@@ -54,6 +57,8 @@ class Inside(msgspec.Struct):
     served: int
     leaving: bool
     """It lets nobody in any more."""
+    workflows: dict[str, int] = {}
+    """What its Workflows have done since it began."""
 
 
 @dataclass
@@ -82,6 +87,8 @@ class ObjectCells:
         self._calm_at: dict[WorkerKey, float] = {}
         """One that ends before then is not started again at once."""
         self._turns = ObjectTurns(self.keeper, self.mind.pulses, self._cpu_ms_max)
+        self.tell: Callable[[str, StoreCounts], None] = lambda _, __: None
+        """Told what Workflows are used for."""
         self.started: Callable[[str], None] = lambda _: None
         """Told the name of each process that was started (its output wants reading)."""
         self._journal = structlog.get_logger("objects")
@@ -156,9 +163,21 @@ class ObjectCells:
             for key in self._changed:
                 tasks.start_soon(self._keep, key)
             tasks.start_soon(self._turns.run)
+            use = WorkflowUse(self.keeper, self._with_workflows, self._used, self._told)
+            tasks.start_soon(use.run)
             while True:
                 await anyio.sleep(LOOK_S)
                 self._wake()  # another workerd may have been chosen
+
+    def _with_workflows(self) -> list[WorkerKey]:
+        return [key for key in self._changed if self._workflows(*key)]
+
+    async def _used(self, key: WorkerKey) -> dict[str, int] | None:
+        said = await self._ask(key, "/")
+        return None if said is None else said.workflows
+
+    def _told(self, name: str, counts: StoreCounts) -> None:
+        self.tell(name, counts)
 
     def _begin(self, key: WorkerKey) -> None:
         self._changed[key] = anyio.Event()
@@ -282,7 +301,8 @@ class ObjectCells:
         limits = msgspec.structs.asdict(self.platform.limits)
         named = {name: value for name, value in limits.items() if name.startswith("workflow_")}
         classes, workflows = self._classes(*key), self._workflows(*key)
-        return ObjectHome(classes, storage, workflows, version.id, named)
+        says = keeps_message(version)
+        return ObjectHome(classes, storage, workflows, version.id, says, named)
 
     async def _refuse_waiting(self, key: WorkerKey) -> None:
         listener = socket.socket(fileno=socket.dup(self.keeper.sockets[_socket(key)]))
