@@ -87,7 +87,7 @@ def flows(version: str = "1") -> str:
 def deploy_flows(platform: RunningPlatform, worker: str, version: str = "1") -> None:
     """Deploy it as wrangler does, with a Workflow of the worker's name."""
     own = {"name": "FLOW", "type": "workflow", "workflow_name": worker, "class_name": "Flow"}
-    platform.upload(worker, flows(version), bindings=[own], compatibility_date="2026-01-01")
+    platform.upload(worker, flows(version), bindings=[own], compatibility_date="2026-06-01")
     platform.wait_for(worker, version, "/version")
 
 

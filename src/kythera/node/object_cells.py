@@ -43,11 +43,12 @@ from kythera.run.sandbox import memory_mib, uid_of
 from kythera.run.store_counts import StoreCounts, UsesByProcess, WorkerUse
 from kythera.run.targets import is_watched
 from kythera.run.turns import cpu_ms_max
+from kythera.run.workflows import keeps_message
 
 SIGTERM, SIGKILL = 15, 9
 LOOK_S = 1.0
-STORE = "objects"
-"""Their name among the stores of status."""
+STORE, WORKFLOWS = "objects", "workflows"
+"""Their names among the stores of status."""
 LEAVE_LOOK_S = 0.02
 ANSWER_BYTES_MAX = 4_096
 OUTSIDE_ERRORS = (KytheraError, OSError, ValueError)
@@ -63,6 +64,8 @@ class Inside(msgspec.Struct):
     """It lets nobody in any more."""
     watched: bool = False
     """It hands traces on."""
+    workflows: dict[str, int] = {}
+    """What its Workflows have done since it began."""
 
 
 @dataclass
@@ -93,7 +96,7 @@ class ObjectCells:
         self._calm_at: dict[WorkerKey, float] = {}
         """One that ends before then is not started again at once."""
         self._turns = ObjectTurns(self.keeper, self.mind.pulses, self._cpu_ms_max)
-        self._uses = UsesByProcess()
+        self._uses = {STORE: UsesByProcess(), WORKFLOWS: UsesByProcess()}
         self.tell: Tell = nobody
         """Told what they have served, at each look."""
         self.started: Callable[[str], None] = lambda _: None
@@ -188,14 +191,19 @@ class ObjectCells:
             for name, held in list(self.keeper.processes.items()):
                 if (key := key_of(name)) is not None:
                     tasks.start_soon(self._hear_one, key, held.pid)
-        if self._uses:
-            self.tell(STORE, StoreCounts(state="up", workers=self._uses.told()))
+        for name, uses in self._uses.items():
+            if uses:
+                self.tell(name, StoreCounts(state="up", workers=uses.told()))
 
     async def _hear_one(self, key: WorkerKey, pid: int) -> None:
         said = await self._ask(key, "/")
         if said is not None:
-            counts = {"requests": said.inside + said.served}
-            self._uses.hear(WorkerUse(account=key[0], worker=key[1], counts=counts), pid)
+            self._count(STORE, key, pid, {"requests": said.inside + said.served})
+            if said.workflows:
+                self._count(WORKFLOWS, key, pid, said.workflows)
+
+    def _count(self, name: str, key: WorkerKey, pid: int, counts: dict[str, int]) -> None:
+        self._uses[name].hear(WorkerUse(account=key[0], worker=key[1], counts=counts), pid)
 
     def _begin(self, key: WorkerKey) -> None:
         self._changed[key] = anyio.Event()
@@ -331,7 +339,8 @@ class ObjectCells:
         limits = msgspec.structs.asdict(self.platform.limits)
         named = {name: value for name, value in limits.items() if name.startswith("workflow_")}
         classes, workflows = self._classes(*key), self._workflows(*key)
-        return ObjectHome(classes, storage, workflows, version.id, named)
+        says = keeps_message(version)
+        return ObjectHome(classes, storage, workflows, version.id, says, named)
 
     async def _refuse_waiting(self, key: WorkerKey) -> None:
         listener = socket.socket(fileno=socket.dup(self.keeper.sockets[_socket(key)]))

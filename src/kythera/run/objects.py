@@ -55,6 +55,8 @@ class ObjectHome:
     """Their storage, as the cell sees it."""
     workflows: tuple[Workflow, ...] = ()
     version: str = ""
+    keeps_message: bool = True
+    """As `run.workflows.keeps_message` says of the version."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """Of Workflows, by their names in `model.limits`."""
 

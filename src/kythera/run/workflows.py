@@ -8,7 +8,7 @@ own too, and leads there by the same door. What cannot be reached from here says
 import json
 from typing import TYPE_CHECKING, Any
 
-from kythera.model.records import Binding
+from kythera.model.records import Binding, Version
 from kythera.model.workflows import Workflow
 from kythera.run.outbound import NOTHING
 from kythera.run.prelude import source
@@ -22,7 +22,9 @@ OWN_DATE = "2026-06-01"
 BINDING_MODULE = "cloudflare-internal:workflows-api"
 STORED_IN = "miniflare-workflows-{}"
 """workerd's name of a Workflow's folder and namespace."""
-KEEPS_MESSAGE = "workflows_preserve_non_retryable_error_message"
+ENGINE_DATE = "2026-01-01"
+"""Before the flag below, which is the worker's own choice."""
+KEEPS_MESSAGE, KEEPS_MESSAGE_SINCE = "workflows_preserve_non_retryable_error_message", "2026-05-14"
 
 Fields = dict[str, Any]
 
@@ -61,6 +63,12 @@ def _binding(designator: Fields) -> Fields:
 def _designator(workflow: Workflow) -> Fields:
     props = _text({"workflow": workflow.id})
     return {"name": ENGINE, "entrypoint": "Binding", "props": {"json": props}}
+
+
+def keeps_message(version: Version) -> bool:
+    """Tell whether an instance's error is what a NonRetryableError said, or that there was one."""
+    since = version.compatibility_date >= KEEPS_MESSAGE_SINCE
+    return since or KEEPS_MESSAGE in version.compatibility_flags
 
 
 def engine_of(home: "ObjectHome") -> Fields:
@@ -102,8 +110,8 @@ def engine_service(home: "ObjectHome", worker: str, storage: str) -> Fields:
     bundled = {"name": "bundled-workflows.js", "bundled": "/workerd/workflows.js"}
     engine = {
         "modules": [{"name": "workflows.js", "esModule": source("workflows.js")}, bundled],
-        "compatibilityDate": OWN_DATE,
-        "compatibilityFlags": [KEEPS_MESSAGE],
+        "compatibilityDate": ENGINE_DATE,
+        "compatibilityFlags": [KEEPS_MESSAGE] if home.keeps_message else [],
         "bindings": bindings,
         "globalOutbound": {"name": NOTHING},
         "durableObjectStorage": {"localDisk": storage},

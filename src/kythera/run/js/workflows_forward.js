@@ -4,8 +4,14 @@
 import { WorkerEntrypoint } from 'cloudflare:workers';
 
 const LEAVING = 'kythera: the object cell is being replaced';
+const LOST = 'Network connection lost.';
 const AGAIN_MS = 20;
 const AGAIN_MAX = 1500;
+
+function lost(workflow, cause) {
+  const which = `The Workflow ${JSON.stringify(workflow)} is not reached:`;
+  return new Error(`${which} its process has ended under the call, or it was deleted since this Worker was deployed.`, { cause });
+}
 
 async function asked(self, method, given) {
   if (self.env.WHY) {
@@ -15,6 +21,9 @@ async function asked(self, method, given) {
     try {
       return await self.env.DOOR.workflow(self.ctx.props.workflow, method, given);
     } catch (error) {
+      if (error?.message === LOST) {
+        throw lost(self.ctx.props.workflow, error);
+      }
       if (error?.message !== LEAVING || tries === AGAIN_MAX) {
         throw error;
       }
