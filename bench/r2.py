@@ -49,7 +49,8 @@ async def _miniflare() -> AsyncIterator[Address]:
             try:
                 assert process.stdout is not None
                 with anyio.fail_after(READY_S):
-                    yield "127.0.0.1", int(await process.stdout.receive())
+                    port = int(await process.stdout.receive())
+                yield "127.0.0.1", port
             finally:
                 process.terminate()
 

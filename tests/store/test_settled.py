@@ -13,7 +13,7 @@ from kythera.store.settled import Settled, sync_below
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of files that were synced, in a list that grows."""
     names: list[str] = []
-    monkeypatch.setattr(settled, "_sync", lambda path: names.append(path.name))
+    monkeypatch.setattr(settled, "_sync", lambda path: names.append(Path(path).name))
     return names
 
 
@@ -46,8 +46,8 @@ async def test_a_round_that_fails_settles_nobody(
 ) -> None:
     """Goal: a planted fault of the disk is an error for everyone who waits, not a silence."""
 
-    def broken(path: Path) -> None:
-        raise OSError(5, "Input/output error", str(path))
+    def broken(path: str) -> None:
+        raise OSError(5, "Input/output error", path)
 
     (tmp_path / "a").write_bytes(b"1")
     monkeypatch.setattr(settled, "_sync", broken)

@@ -21,6 +21,10 @@ class Checked:
         self._pieces = pieces
         self._checksum = checksum
 
+    async def whole(self) -> bytes:
+        """Return a short body. Raises Refusal: it is not what its checksum says."""
+        return b"".join([piece async for piece in self])
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self._checksum is None:
             async for piece in self._pieces:

@@ -2,7 +2,7 @@
 
 Promises: a write is acknowledged when its bytes and all that is said of them are on the disk; a
 conditional write is decided and done in one step (the engine's own `If-Match`), so that of racing
-writers one wins; nothing is held in memory but a piece of a body.
+writers one wins; nothing is held in memory but a piece of a body, or a short one.
 """
 
 import re
@@ -40,6 +40,8 @@ from kythera.store.s3 import S3, S3Failure, texts
 VERSION_DIGITS = 32
 HEADS_AT_ONCE = 16
 DELETED_AT_ONCE_MAX = 1_000
+WHOLE_BYTES_MAX = 64 * 1024
+"""A body as short as that is passed on in one piece."""
 NOT_IN_XML = re.compile("[\x00-\x1f\x7f\ufffe\uffff]")
 REFUSALS: Mapping[str, Callable[[], Refusal]] = {
     "NoSuchKey": r2_errors.no_such_key,
@@ -116,7 +118,7 @@ class R2Store:
         body = Checked(pieces, question.checksum())
         only = await self._decided(bucket, question)
         headers = {KEPT_HEADER: as_header(kept), "Content-Length": str(size), **only}
-        etag = await self._put_once(bucket, question, headers, body, small=size == 0)
+        etag = await self._put_once(bucket, question, headers, body, small=size <= WHOLE_BYTES_MAX)
         await self._settle()
         return Found(question.object, size, etag, now_ms, kept)
 
@@ -130,8 +132,9 @@ class R2Store:
         small: bool,
     ) -> str:
         path = _path(bucket, question.object)
+        given = await body.whole() if small else body
         try:
-            answered, _ = await self._s3.whole("PUT", path, None, headers, b"" if small else body)
+            answered, _ = await self._s3.whole("PUT", path, None, headers, given)
         except S3Failure as failure:
             if body.refused is not None:
                 raise body.refused from None
