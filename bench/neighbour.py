@@ -21,6 +21,7 @@ from bench.client import Address, Broken, Connection
 from bench.figures import Figure, median, percentile
 from bench.offenders import OFFENDERS
 from bench.running import Running, deploy, platform
+from kythera.ground.layout import Layout
 from kythera.ground.meters import machine_cpu_seconds
 
 ROUNDS = 5
@@ -99,14 +100,9 @@ def _first() -> Iterator[None]:
 @asynccontextmanager
 async def _nuisance(running: Running, kind: str) -> AsyncIterator[None]:
     """Have a class of offender busy for the length of a `with` block."""
-    if kind == DEPLOYS:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_deploy_for_ever, running)
-            yield
-            tasks.cancel_scope.cancel()
-        return
-    argv = [sys.executable, "-m", "bench.offenders", kind, str(running.front[1])]
-    async with await anyio.open_process([*argv, running.host(_worker(kind))]) as process:
+    async with await anyio.open_process(
+        [sys.executable, "-m", *_command(running, kind)]
+    ) as process:
         yield
         assert process.stdin is not None
         await process.stdin.aclose()
@@ -116,12 +112,10 @@ async def _nuisance(running: Running, kind: str) -> AsyncIterator[None]:
             process.kill()
 
 
-async def _deploy_for_ever(running: Running) -> None:
-    async with running.api() as api:
-        number = 0
-        while True:
-            number += 1
-            await deploy(api, "deployed", f"// {number}\n{QUIET}")
+def _command(running: Running, kind: str) -> list[str]:
+    if kind == DEPLOYS:
+        return ["bench.redeploy", running.scripts, str(Layout(running.state).token)]
+    return ["bench.offenders", kind, str(running.front[1]), running.host(_worker(kind))]
 
 
 def _worker(kind: str) -> str:

@@ -105,11 +105,16 @@ class Running:
         """Return a worker's hostname."""
         return f"{worker}.{self.ready['domain']}"
 
+    @property
+    def scripts(self) -> str:
+        """Where the API has its workers."""
+        return f"{self.ready['api']}/accounts/{self.ready['account_id']}/workers/scripts/"
+
     def api(self) -> httpx.AsyncClient:
         """Return a client of the API, with the token."""
         token = Layout(self.state).token.read_text().strip()
         return httpx.AsyncClient(
-            base_url=f"{self.ready['api']}/accounts/{self.ready['account_id']}/workers/scripts/",
+            base_url=self.scripts,
             headers={"Authorization": f"Bearer {token}"},
             timeout=API_S,
             trust_env=False,
