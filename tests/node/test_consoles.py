@@ -1,14 +1,23 @@
 """What a process prints becomes events, whole lines only, and a flood is cut."""
 
 import os
+from contextlib import suppress
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from structlog.testing import capture_logs
 
 from kythera.ground.clock import SystemClock
-from kythera.node.consoles import LINE_BYTES_MAX, LINES_PER_S_MAX, Console, Consoles, own_event
+from kythera.node.consoles import (
+    CHUNK_BYTES,
+    LINE_BYTES_MAX,
+    LINES_PER_S_MAX,
+    Console,
+    Consoles,
+    own_event,
+)
 from kythera.node.keeper_client import HeldProcess
 from kythera.run.cell import CellName
 from kythera.run.prelude import EXCEPTION_MARKER
@@ -73,6 +82,46 @@ def test_a_flood_is_cut_and_counted() -> None:
     assert sum(console.allow(5.5) for _ in range(LINES_PER_S_MAX + 7)) == LINES_PER_S_MAX
     assert console.dropped == 7
     assert console.allow(6.0)
+
+
+def test_what_floods_is_skipped_to_the_next_second() -> None:
+    """Goal: lines are counted, not read; the piece after the last one begins the next."""
+    console = Console("x", 0)
+    assert console.take(b"begun") == []
+    for _ in range(LINES_PER_S_MAX):
+        assert console.allow(5.5)
+    assert console.floods(5.9)
+    assert console.skip(b" and ended\none\ntw") == 2
+    assert console.skip(b"o") == 0
+    assert console.dropped == 2
+    assert not console.floods(6.0)
+    assert console.take(b"\n") == [b"two"]
+
+
+@pytest.mark.anyio
+async def test_a_flood_costs_little_to_drop() -> None:
+    """Goal: a process that prints for ever is read slowly. Method: how much it gets rid of in a while."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    consoles = Consoles(Holder(reading), SystemClock())
+    dropped = []
+    consoles.dropped = lambda _, lines: dropped.append(lines)
+    consoles.listen_to(PROCESS)
+    written = 0
+    with capture_logs() as events, anyio.move_on_after(0.5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consoles.run)
+            while True:
+                with suppress(BlockingIOError):
+                    written += os.write(writing, b"flood\n" * 10_000)
+                await anyio.lowlevel.checkpoint()
+    consoles.close()
+    os.close(reading)
+    os.close(writing)
+    assert written < 80 * CHUNK_BYTES
+    assert LINES_PER_S_MAX <= len(events) <= 2 * LINES_PER_S_MAX + CHUNK_BYTES // 6
+    assert sum(dropped) > 100_000
 
 
 def test_an_endless_line_is_cut() -> None:

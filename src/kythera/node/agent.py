@@ -155,7 +155,9 @@ def hear(mind: Mind, consoles: Consoles) -> None:
     """Let the mind know of what processes print, and their output be read."""
     mind.started = consoles.listen_to
     mind.ran_out_of_memory = consoles.ran_out_of_memory
-    consoles.dropped = lambda cell: mind.incidents.add(cell.account, cell.worker, "logsDropped", 1)
+    consoles.dropped = lambda cell, lines: mind.incidents.add(
+        cell.account, cell.worker, "logsDropped", lines
+    )
 
 
 def maker_of(

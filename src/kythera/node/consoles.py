@@ -2,7 +2,8 @@
 
 A cell's standard output is its version's console. Lines that our prelude marked are uncaught
 exceptions with their ray id. A flood costs the flooder its own lines: above
-`lines_per_s_max` they are counted and dropped, and the pipe's fullness slows the process.
+`LINES_PER_S_MAX` they are counted and dropped unread, a pipe's content at a time with a pause
+after each, so that a flood costs us some percent of a core, and the pipe's fullness slows the process.
 """
 
 import json
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import anyio
 import structlog
 
 from kythera.ground.clock import Clock
@@ -23,6 +25,8 @@ from kythera.run.prelude import EXCEPTION_MARKER
 CHUNK_BYTES = 65_536
 LINE_BYTES_MAX = 16_384
 LINES_PER_S_MAX = 500
+FLOOD_PAUSE_S = 0.01
+"""After each read of a process that has said too much this second: some 6 MB a second of it."""
 ENGINE_CHATTER = (
     "[INF]",
     "[DBG]",
@@ -84,6 +88,17 @@ class Console:
         self.dropped += self.lines > LINES_PER_S_MAX
         return self.lines <= LINES_PER_S_MAX
 
+    def floods(self, now: float) -> bool:
+        """Tell whether no line of this second may be logged any more."""
+        return int(now) == self.second and self.lines >= LINES_PER_S_MAX
+
+    def skip(self, data: bytes) -> int:
+        """Drop the lines that `data` completes; return how many."""
+        count = data.count(b"\n")
+        self.rest = (data if count else self.rest + data).rpartition(b"\n")[2][:LINE_BYTES_MAX]
+        self.dropped += count
+        return count
+
 
 class Holds(Protocol):
     """What is needed of the keeper's client."""
@@ -98,8 +113,8 @@ class Consoles:
         self._keeper = keeper
         self._clock = clock
         self._readiness = Readiness()
-        self.dropped: Callable[[CellName], None] = lambda _: None
-        """Told of each line of a cell that is not logged because there were too many."""
+        self.dropped: Callable[[CellName, int], None] = lambda _cell, _lines: None
+        """Told of lines of a cell that are not logged because there were too many."""
         self.engine_said: Callable[[str, str], None] = lambda _name, _line: None
         """Told of each line of an engine, within the same limit, by the engine's name."""
         self._consoles: dict[str, Console] = {}
@@ -119,10 +134,24 @@ class Consoles:
 
     async def run(self) -> None:
         """Read and log, for ever."""
-        async for name in self._readiness.names():
-            console = self._consoles.get(name)
-            if console is not None:
+        async with anyio.create_task_group() as tasks:
+            async for name in self._readiness.names():
+                console = self._consoles.get(name)
+                if console is None:
+                    continue
                 self._read(console)
+                if console.floods(self._clock.now()):
+                    tasks.start_soon(self._arm_later, console)
+                else:
+                    self._arm(console)
+
+    async def _arm_later(self, console: Console) -> None:
+        await anyio.sleep(FLOOD_PAUSE_S)
+        self._arm(console)
+
+    def _arm(self, console: Console) -> None:
+        if self._consoles.get(console.name) is console:
+            self._readiness.arm(console.name, console.descriptor)
 
     def ran_out_of_memory(self, process: str) -> bool:
         """Read what a process that has ended still said; tell whether it wanted memory last."""
@@ -147,10 +176,27 @@ class Consoles:
             return False
         if data and any(mark in data for mark in OUT_OF_MEMORY):
             self._out_of_memory.add(console.name)
-        for line in console.take(data or b""):
-            self._log(console, line.decode(errors="replace"))
-        self._readiness.arm(console.name, console.descriptor)
+        self._take(console, data or b"")
         return data is not None
+
+    def _take(self, console: Console, data: bytes) -> None:
+        """Log what may be logged; what is too much is counted and not even looked at."""
+        before = console.dropped
+        if console.floods(self._clock.now()):
+            console.skip(data)
+        else:
+            lines = console.take(data)
+            for number, line in enumerate(lines):
+                if not console.allow(self._clock.now()):
+                    console.dropped += len(lines) - number - 1
+                    break
+                self._log(console, line.decode(errors="replace"))
+        cell = self._cell(console)
+        if cell is not None and console.dropped > before:
+            self.dropped(cell, console.dropped - before)
+
+    def _cell(self, console: Console) -> CellName | None:
+        return CellName.parse(console.name) or self._object_cell(console.name)
 
     def _tell_own(self, name: str, line: str) -> bool:
         """Pass on an event of a program of ours (a store's); tell whether it was one."""
@@ -169,11 +215,7 @@ class Consoles:
     def _log(self, console: Console, line: str) -> None:
         if line.startswith(CELL_CHATTER):
             return
-        cell = CellName.parse(console.name) or self._object_cell(console.name)
-        if not console.allow(self._clock.now()):
-            if cell is not None:
-                self.dropped(cell)
-            return
+        cell = self._cell(console)
         if cell is None:
             if self._tell_own(console.name, line):
                 return
