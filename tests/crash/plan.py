@@ -16,12 +16,13 @@ KINDS = (
     *("agent", "api"),
 )
 """Whom a round may hit beside the whole platform; see `tests.crash.victims`."""
-CLIENTS, OPERATIONS_MAX, NAMES = 12, 4, 3
+CLIENTS, OPERATIONS_MAX, NAMES = 12, 8, 3
 READS_SHARE = 0.25
 HITS = (0, 1, 1, 1, 1, 2, 2, 3)
 """How many are hit in a round, one as likely as the other."""
 PLATFORM_SHARE, STOPPED_SHARE, DEPLOY_SHARE, FULL_SHARE = 0.07, 0.15, 0.06, 0.3
-AFTER_MS_MAX, STOPPED_MS_MAX = 120, 2_000
+AFTER_MS_MAX, STOPPED_MS_MAX = 200, 2_000
+FULL_MS_MIN, FULL_MS_MAX = 200, 6_000
 How = Literal["kill", "stop", "deploy", "fill"]
 
 
@@ -98,7 +99,11 @@ def _hits(chance: random.Random, wanted: Wanted) -> list[Hit]:
     if chance.random() < PLATFORM_SHARE:
         return [Hit("kill", "platform", after_ms())]
     if wanted.fills and chance.random() < FULL_SHARE:
-        return [Hit("fill", "disk", after_ms(), chance.randint(200, STOPPED_MS_MAX))]
+        fill = Hit("fill", "disk", 0, chance.randint(FULL_MS_MIN, FULL_MS_MAX))
+        return [
+            fill,
+            *(_hit(chance, wanted.kinds, after_ms()) for _ in range(chance.choice((0, 1)))),
+        ]
     if chance.random() < DEPLOY_SHARE:
         return [
             Hit("deploy", "worker", after_ms()),

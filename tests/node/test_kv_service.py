@@ -307,6 +307,33 @@ async def test_a_copy_that_was_served_while_the_log_was_away_is_not_read_while_i
     world.service.copy.close()
 
 
+async def test_a_write_waits_until_the_log_has_been_met(tmp_path: Path) -> None:
+    """Goal: while a restored copy still fills its log, which may take longer than reads wait, nobody is told
+    to try again. Method: the copy is served already, a write comes, then the log has been filled."""
+    async with kv_world(tmp_path) as world:
+        await world.ask("PUT", "/k?urlencoded=true", b"v")
+    world.log = MemoryKvLog("second")
+    world.service = world.started()
+    world.service.ready.set()
+    told = []
+
+    async def write() -> None:
+        told.append(await world.ask("PUT", "/k?urlencoded=true", b"w"))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(write)
+        await anyio.wait_all_tasks_blocked()
+        assert told == []
+        tasks.start_soon(world.follow)
+        with anyio.fail_after(5):
+            while not told:
+                await anyio.sleep(0.001)
+        assert told[0][0] == 200
+        assert (await world.ask("GET", "/k?urlencoded=true"))[2] == b"w"
+        tasks.cancel_scope.cancel()
+    world.service.copy.close()
+
+
 async def test_a_machine_without_the_log_does_not_fill_a_new_one(tmp_path: Path) -> None:
     """Goal: of several machines one alone fills it: another's older values would be the last."""
     async with kv_world(tmp_path) as world:

@@ -20,6 +20,7 @@ import anyio
 import structlog
 
 from kythera.deploy.keyring import Keyring
+from kythera.distribute.archive import is_restoring
 from kythera.distribute.authority import found
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.copy import Copy
@@ -66,6 +67,7 @@ from kythera.run.outbound import EgressDoor
 
 API_PROBE_S = 0.02
 API_WRITES_S_MAX = 10.0
+RESTORED_S_MAX = 10.0
 
 
 @dataclass
@@ -96,6 +98,7 @@ class Agent:
         await self.records.caught_up()
         await self.front.ready.wait()
         await api_ready(self.platform.api)
+        await restored(self.layout)
         # Else who asks at once is told that there is nothing here.
         await self.front.settled()
         await self.keeper.announce({})
@@ -136,6 +139,13 @@ async def api_ready(address: str) -> None:
         return
     while not await api_answers(address, "/healthz?reads"):
         await anyio.sleep(API_PROBE_S)
+
+
+async def restored(layout: Layout) -> None:
+    """Wait, but not for ever, until what a restore left to be written is in the log, and here."""
+    with anyio.move_on_after(RESTORED_S_MAX):
+        while await anyio.to_thread.run_sync(is_restoring, layout):
+            await anyio.sleep(API_PROBE_S)
 
 
 async def api_answers(address: str, path: str) -> bool:

@@ -142,7 +142,7 @@ async def _follow(service: KvService) -> None:
                 service.take(come)
         except* StoreUnavailable as group:
             error = _first(group)
-            service.refused = str(error)
+            service.refuse(str(error))
             if said != str(error):
                 _journal.error("kv_cannot_follow", why=str(error))
             said = str(error)

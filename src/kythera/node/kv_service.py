@@ -94,6 +94,8 @@ class KvService:
     """Tells whether the log is on this machine: one machine alone may fill a new one."""
     refused: str = "KV's log has not answered yet: try again."
     """Why nothing can be written now; empty: it can."""
+    met: anyio.Event = field(default_factory=anyio.Event)
+    """It is known whether the log may be written: who writes before that waits."""
     ready: anyio.Event = field(default_factory=anyio.Event)
     wanted: set[str] = field(default_factory=set)
     """Values that are to be fetched before anybody asks for them."""
@@ -287,6 +289,8 @@ class KvService:
         return ok(b"")
 
     async def _write(self, admitted: Admitted, entry: Entry, life_s: int) -> None:
+        with anyio.move_on_after(self.limits.kv_write_ms / 1000):
+            await self.met.wait()
         if self.refused:
             raise Failed(503, self.refused)
         namespace = admitted.granted.resource
@@ -315,6 +319,12 @@ class KvService:
                 remedy="Restore a backup; or remove that folder to go on with what the log has.",
             )
         self.refused = ""
+        self.met.set()
+
+    def refuse(self, why: str) -> None:
+        """Refuse writes, until the log has been met (again)."""
+        self.refused = why
+        self.met.set()
 
     def _begin_anew(self) -> None:
         """Forget the copy; who reads waits until the log has filled it, also where it was served already,
