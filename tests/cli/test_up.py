@@ -28,6 +28,8 @@ CHOSEN = {
     "secrets_key": None,
     "egress_allow": ("10.0.0.0/8",),
     "s3": "127.0.0.1:9000",
+    "r2_endpoint": "",
+    "r2_key": None,
     "require_isolation": "strict",
     "limits": ("idle_stop_s=1.5", "modules_max=3"),
 }

@@ -15,6 +15,12 @@ KEYS_GIVEN = (
 FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 
 
+def elsewhere(url: str) -> str:
+    """Return a line about R2's objects where another endpoint keeps them."""
+    told = f"R2's objects are not in it: they are at {url}, to be backed up there.\n"
+    return told if url else ""
+
+
 @click.group()
 def backup() -> None:
     """Put everything into one file.
@@ -43,6 +49,7 @@ def create(here: Here, file: Path, *, partial: bool) -> None:
         f"{file}: {about.records} records as of {about.seq}, {about.blobs} blobs,"
         f" {about.data_files} files of workers' data.\n"
         f"{lacks if about.blobs_missing else ''}"
+        f"{elsewhere(about.objects_elsewhere)}"
         f"{KEYS_GIVEN if about.keys_given else KEYS_IN}"
     )
     here.show({"file": str(file), **msgspec.to_builtins(about)}, text)
@@ -59,8 +66,12 @@ def restore(here: Here, file: Path) -> None:
     from kythera.distribute.archive import restore as fill
 
     about = fill(file, here.layout)
+    named = (
+        f" --r2-endpoint {about.objects_elsewhere} --r2-key FILE" if about.objects_elsewhere else ""
+    )
     text = (
         f"{here.layout.state} holds {about.records} records and {about.blobs} blobs.\n"
-        f"Start it: kythera up --state {here.layout.state}"
+        f"{elsewhere(about.objects_elsewhere)}"
+        f"Start it: kythera up --state {here.layout.state}{named}"
     )
     here.show({"state": str(here.layout.state), **msgspec.to_builtins(about)}, text)

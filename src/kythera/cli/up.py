@@ -98,6 +98,19 @@ def _near(name: str, known: set[str]) -> str:
     "  [default: nowhere].",
 )
 @click.option(
+    "--r2-endpoint",
+    default="",
+    metavar="URL",
+    help="An S3 endpoint with conditional writes that keeps R2's objects, instead of this machine's"
+    " own engine (`own`)  [default: as at the last start].",
+)
+@click.option(
+    "--r2-key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Its key, 0600: JSON with access_key_id and secret_access_key.",
+)
+@click.option(
     "--require-isolation",
     type=click.Choice(["strict"]),
     help="Refuse to start where cells cannot be shut in whole; kythera doctor says what is missing.",
@@ -145,6 +158,8 @@ def resolve(here: Here, chosen: dict[str, Any]) -> "UpOptions":
         secrets_key=str(given_keys.absolute()) if given_keys is not None else "",
         egress_allow=("public", *chosen["egress_allow"]),
         s3=chosen["s3"],
+        r2_endpoint=chosen["r2_endpoint"],
+        r2_key=str(chosen["r2_key"].absolute()) if chosen["r2_key"] is not None else "",
         strict=chosen["require_isolation"] == "strict",
         json=here.json,
         limits=parse_limits(chosen["limits"]),

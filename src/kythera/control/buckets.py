@@ -107,7 +107,9 @@ async def post_bucket(request: Request) -> Response:
             raise Refusal(10009, text)
         await services.store.write([put(bucket, 0)])
 
-    if not services.platform.isolation.bubblewrap and services.platform.isolation.weaker:
+    platform = services.platform
+    shut_in = platform.isolation.bubblewrap or platform.r2_endpoint
+    if not shut_in and platform.isolation.weaker:
         raise Refusal(
             10001,
             "R2's engine runs in a network of its own alone, and there is no bubblewrap here.",

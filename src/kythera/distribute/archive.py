@@ -72,6 +72,8 @@ class About(Struct, frozen=True, kw_only=True):
     """Of those that versions refer to: they were not on the machine that was asked."""
     data_files: int = 0
     """Of what workers keep."""
+    objects_elsewhere: str = ""
+    """The endpoint that keeps R2's objects: they are not in here."""
     keys_given: bool = False
     """The operator gives the keys that seal secrets: they are not in here."""
 
@@ -151,6 +153,7 @@ def back_up(layout: Layout, file: Path, *, partial: bool = False) -> About:
             records_digest=hashlib.sha256(records).hexdigest(),
             blobs_missing=len(missing),
             data_files=len(data),
+            objects_elsewhere=platform.r2_endpoint,
             keys_given=len(own) < len(held),
         )
         members = {

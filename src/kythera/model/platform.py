@@ -48,5 +48,9 @@ class Platform(Struct, frozen=True, kw_only=True):
     """What a Worker's outbound fetch may reach: `public` and CIDR blocks the operator added."""
     s3: str = ""
     """Where clients outside speak S3 to R2's buckets; empty: nowhere."""
+    r2_endpoint: str = ""
+    """An S3 endpoint that keeps R2's objects; empty: this machine's own engine does."""
+    r2_key: str = ""
+    """The file with its key."""
     isolation: Isolation = Isolation()
     limits: Limits = Limits()

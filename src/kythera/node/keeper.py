@@ -38,6 +38,7 @@ from kythera.node.keeper_programs import (
 from kythera.node.keeper_server import KeeperServer
 from kythera.node.keeper_sockets import HeldSockets
 from kythera.node.keeper_stop import OrderedStop
+from kythera.node.r2_elsewhere import Elsewhere, settled
 from kythera.node.up_options import (
     LOCK_NAME,
     StateLock,
@@ -120,6 +121,7 @@ class Keeper:
         self._sockets.adopt(systemd.inherited(os.environ))
         before = previous_platform(layout)
         options = remembered(self._options, before, joined=has_joined(layout))
+        r2 = self._r2(before)
         self._sockets.remove_stale(layout)
 
         def door(name: str, wanted: str, previous: str) -> str:
@@ -143,6 +145,8 @@ class Keeper:
             api=door("api", options.api, before.api if before else ""),
             egress_allow=options.egress_allow,
             s3=door("s3", options.s3, before.s3 if before else "") if options.s3 else "",
+            r2_endpoint=r2.url,
+            r2_key=r2.key,
             isolation=probed(layout, options.limits, strict=options.strict),
             limits=options.limits,
         )
@@ -152,6 +156,14 @@ class Keeper:
         self._sockets.open_private("peers", layout.mesh_socket)
         prepare_secrets(layout, SystemChance(), self._platform.secrets_key)
         write_platform(layout, self._platform)
+
+    def _r2(self, before: Platform | None) -> Elsewhere:
+        """Return where R2's objects are. Raises SetupError."""
+        asked = Elsewhere(self._options.r2_endpoint, self._options.r2_key)
+        if before is None:
+            return settled(self._layout, asked, Elsewhere(), self._journal)
+        known = Elsewhere(before.r2_endpoint, before.r2_key)
+        return settled(self._layout, asked, known, self._journal)
 
     def _start_programs(self) -> None:
         plans = (

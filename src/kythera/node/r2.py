@@ -1,4 +1,5 @@
-"""R2 on this machine: its store and its engine, started by the first request, and watched.
+"""R2 on this machine: its store and its engine, started by the first request, and watched; or its store
+alone, where the objects are kept by another endpoint (`node.r2_elsewhere`).
 
 Promises: a machine whose workers have no bucket runs neither; the store's socket is the keeper's, so
 that what is asked while either starts, or is started again, waits; processes of a crashed agent are
@@ -32,7 +33,7 @@ STORE_STOPS, ENGINE_STOPS = 2, 3
 """After the cells; the engine after the store."""
 ASK = b"GET / HTTP/1.1\r\nHost: r2\r\nConnection: close\r\n\r\n"
 """Without a pass: it is refused, by whoever lives."""
-KEPT = ("PATH", "LANG", "TMPDIR", "PYTHONPATH")
+KEPT = ("PATH", "LANG", "TMPDIR", "PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
 LOOK_S = 2.0
 
 
@@ -72,7 +73,8 @@ class R2:
         if {STORE, ENGINE} & self._keeper.processes.keys():
             self._asked.set()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._engine.run)
+            if not self._platform.r2_endpoint:
+                tasks.start_soon(self._engine.run)
             tasks.start_soon(self._store.run)
             tasks.start_soon(self._watch)
             if not self._asked.is_set():

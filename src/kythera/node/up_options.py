@@ -63,6 +63,10 @@ class UpOptions:
     egress_allow: tuple[str, ...] = ("public",)
     s3: str = ""
     """Where R2's buckets are open to clients of S3; empty: nowhere."""
+    r2_endpoint: str = ""
+    """Another S3 endpoint for R2's objects, `own` for none; empty: as at the last start."""
+    r2_key: str = ""
+    """The file with its key; empty: as at the last start."""
     strict: bool = False
     """Do not start where cells cannot be shut in as well as Kythera can."""
     json: bool = False

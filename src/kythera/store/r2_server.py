@@ -29,6 +29,7 @@ from kythera.ground.passes import PASS_HEADER, NotAPass, Pass, check
 from kythera.model.errors import KytheraError, Refusal
 from kythera.store import r2_errors
 from kythera.store.r2_conditions import holds, range_given, range_header
+from kythera.store.r2_elsewhere import endpoint_of, read_key
 from kythera.store.r2_engine import EngineFiles
 from kythera.store.r2_listing import cut
 from kythera.store.r2_objects import view
@@ -272,23 +273,32 @@ async def _wait_until_up(files: EngineFiles, probe: S3, start_ms: int) -> None:
         await files.wait_until_up(probe)
 
 
+async def _acknowledged() -> None:
+    """Another endpoint answers when it has what it was given: that is its promise, not ours."""
+
+
 async def serve(layout: Layout, listener: socket.socket, outside: socket.socket | None) -> None:
     """Serve cells, and S3's clients at `outside`, until a signal says stop."""
-    limits = layout.read_platform().limits
-    files = EngineFiles(layout)
+    platform = layout.read_platform()
+    limits, files = platform.limits, EngineFiles(layout)
     key = layout.store_key.read_text(encoding="ascii")
     async with AsyncExitStack() as stack:
-        s3 = await stack.enter_async_context(open_s3(files.endpoint(), limits.r2_silent_ms_max))
-        probe = await stack.enter_async_context(open_s3(files.endpoint(), limits.r2_start_ms))
-        s3.recovered = partial(_wait_until_up, files, probe, limits.r2_start_ms)
-        await s3.recovered()
+        endpoint, settle = files.endpoint(), Settled(files.engine).wait
+        if platform.r2_endpoint:
+            endpoint = endpoint_of(platform.r2_endpoint, read_key(Path(platform.r2_key)))
+            settle = _acknowledged
+        s3 = await stack.enter_async_context(open_s3(endpoint, limits.r2_silent_ms_max))
+        if not platform.r2_endpoint:
+            probe = await stack.enter_async_context(open_s3(endpoint, limits.r2_start_ms))
+            s3.recovered = partial(_wait_until_up, files, probe, limits.r2_start_ms)
+            await s3.recovered()
         store = R2Store(
             s3,
             limits,
             SystemClock(),
             SystemChance(),
             buckets=files.buckets,
-            settle=Settled(files.engine).wait,
+            settle=settle,
         )
         doors: list[tuple[Handler, socket.socket]] = [(R2Server(store, key).answer, listener)]
         if outside is not None:

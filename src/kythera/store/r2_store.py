@@ -5,6 +5,8 @@ conditional write is decided and done in one step (the engine's own `If-Match`),
 writers one wins; nothing is held in memory but a piece of a body, or a short one.
 """
 
+import base64
+import hashlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -42,6 +44,8 @@ HEADS_AT_ONCE = 16
 DELETED_AT_ONCE_MAX = 1_000
 WHOLE_BYTES_MAX = 64 * 1024
 """A body as short as that is passed on in one piece."""
+RACED = "ConditionalRequestConflict"
+"""What some endpoints call it when two conditional writes meet."""
 NOT_IN_XML = re.compile("[\x00-\x1f\x7f\ufffe\uffff]")
 REFUSALS: Mapping[str, Callable[[], Refusal]] = {
     "NoSuchKey": r2_errors.no_such_key,
@@ -138,7 +142,7 @@ class R2Store:
         except S3Failure as failure:
             if body.refused is not None:
                 raise body.refused from None
-            if failure.status == 412:
+            if failure.status == 412 or failure.code == RACED:
                 raise r2_errors.precondition_failed() from None
             raise refusal_of(failure) from failure
         return answered.get("ETag", "").strip('"')
@@ -175,7 +179,9 @@ class R2Store:
             return
         named = "".join(f"<Object><Key>{escape(engine_name(k))}</Key></Object>" for k in keys)
         body = f"<Delete><Quiet>true</Quiet>{named}</Delete>".encode()
-        _, told = await self._answer("POST", bucket, {"delete": ""}, body=body)
+        md5 = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+        headers = {"Content-MD5": md5}  # some endpoints insist
+        _, told = await self._answer("POST", bucket, {"delete": ""}, headers, body)
         if b"<Error>" in told:
             raise r2_errors.internal()
 

@@ -37,6 +37,9 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     url: str
     access_key: str
     secret_key: str
+    region: str = REGION
+    prefix: str = ""
+    """Before each bucket's name."""
     socket: str = ""
     """A unix socket; empty: the URL's host and port."""
 
@@ -64,7 +67,7 @@ class S3:
         self._endpoint = endpoint
         self._session = session
         credentials = Credentials(endpoint.access_key, endpoint.secret_key)
-        self._signer = _Signer(credentials, "s3", REGION)
+        self._signer = _Signer(credentials, "s3", endpoint.region)
         self.recovered: Callable[[], Awaitable[None]] | None = None
         """Waits, but not for ever, until an endpoint that is away is there again."""
 
@@ -80,7 +83,7 @@ class S3:
         """Hold an answer for the length of the block; `path` is `bucket` or `bucket/name`.
 
         Raises S3Failure."""
-        url = f"{self._endpoint.url}/{quote(path, safe='/~')}"
+        url = f"{self._endpoint.url}/{quote(self._endpoint.prefix + path, safe='/~')}"
         if query:
             pairs = (f"{quote(k, safe='~')}={quote(v, safe='~')}" for k, v in sorted(query.items()))
             url += "?" + "&".join(pairs)
