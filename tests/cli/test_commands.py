@@ -47,6 +47,7 @@ Commands:
   rollback   Serve an earlier version again.
   worker     List and delete workers.
   cron       See cron triggers, and try them.
+  binding    Let workers stand for what is not offered.
   versions   List a worker's versions.
   secret     Set, list and delete a worker's secrets.
   cache      Purge what workers have put into the cache.

@@ -75,6 +75,10 @@ async def test_a_namespace_s_worker_has_all_that_a_worker_has_but_an_address(wor
     await world.ok("DELETE", f"{one}/tags/a")
     assert await world.ok("GET", f"{one}/tags") == ["b", "c"]
     assert b"export default" in (await world.call("GET", f"{one}/content")).content
+    await world.ok("PUT", f"{one}/content", files=form("export default { fetch() { /* 2 */ } }"))
+    assert b"/* 2 */" in (await world.call("GET", f"{one}/content")).content
+    assert [b["name"] for b in await world.ok("GET", f"{one}/bindings")] == ["S", "V"]
+    assert await world.ok("GET", f"{one}/tags") == ["b", "c"]
     assert await world.ok("GET", "scripts") == []
     for path in ("tenants~shop", "tenants~shop/routes", "tenants~shop/subdomain"):
         assert (await world.refused("GET", f"scripts/{path}"))[:2] == (404, 10007)
@@ -93,6 +97,7 @@ async def test_what_is_not_there_says_so_in_wrangler_s_code(world: World) -> Non
     await made(world)
     for method, path in (("GET", one), ("GET", f"{one}/settings"), ("DELETE", one)):
         assert (await world.refused(method, path))[:2] == (404, 10092)
+    assert (await world.refused("PUT", f"{one}/content", files=form()))[1] == 10092
     assert (await world.refused("PUT", f"{TENANTS}/scripts/a~b", files=form()))[1] == 10016
     assert (await world.refused("PUT", f"{TENANTS}/scripts/A", files=form()))[1] == 10016
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from kythera.model.catalog import Catalog
 from kythera.model.records import (
+    Binding,
     Deployment,
     Record,
     Split,
@@ -128,3 +129,13 @@ def test_records_survive_being_written_down(number: int, text: str, flag: bool) 
     )
     assert decode_key(record.key(), encode(record)) == record
     assert encode(record) == encode(record)
+
+
+def test_dispatchers_are_found_without_looking_at_all_versions() -> None:
+    """Versions with a binding to a dispatch namespace are known by it, until they end."""
+    bound = Binding(name="D", type="dispatch_namespace", fields={})
+    dispatcher = msgspec.structs.replace(version(2), bindings=(bound,))
+    catalog = catalog_of(version(1), dispatcher)
+    assert catalog.dispatchers() == [dispatcher]
+    catalog.apply(dispatcher.key(), None)
+    assert catalog.dispatchers() == []

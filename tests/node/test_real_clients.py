@@ -299,3 +299,34 @@ def test_the_sdk_sends_and_pulls_messages(opened: RunningPlatform, sdk: Any) -> 
     with pytest.raises(cloudflare.NotFoundError) as error:
         queues.get(made.queue_id, **mine)
     assert code_of(error) == 11000
+
+
+def test_the_sdk_keeps_workers_of_a_dispatch_namespace(opened: RunningPlatform, sdk: Any) -> None:
+    """Goal: a platform builder's program: upload, secrets, tags, settings, other code, delete."""
+    namespaces, mine = sdk.workers_for_platforms.dispatch.namespaces, {}
+    mine["account_id"] = opened.account_id
+    made = namespaces.create(**mine, name="sdk")
+    assert made.namespace_name in [each.namespace_name for each in namespaces.list(**mine)]
+    scripts, here = namespaces.scripts, {**mine, "dispatch_namespace": "sdk"}
+
+    def files(text: str) -> list[tuple[str, bytes, str]]:
+        code = f"export default {{ fetch() {{ return new Response('{text}') }} }}"
+        return [("w.js", code.encode(), "application/javascript+module")]
+
+    code = {"main_module": "w.js", "compatibility_date": "2026-01-01"}
+    scripts.update("shop", **here, metadata={**code, "tags": ["one"]}, files=files("first"))
+    assert scripts.get("shop", **here).script.id == "shop"
+    scripts.secrets.update("shop", **here, name="S", text="x", type="secret_text")
+    assert [found.name for found in scripts.secrets.list("shop", **here)] == ["S"]
+    assert list(scripts.tags.update("shop", **here, body=["a", "b"])) == ["a", "b"]
+    scripts.tags.delete("a", **here, script_name="shop")
+    assert scripts.settings.get("shop", **here).tags == ["b"]
+    assert scripts.settings.edit("shop", **here, settings={"tags": ["c"]}).tags == ["c"]
+    scripts.content.update("shop", **here, metadata=code, files=files("second"))
+    assert b"second" in scripts.content.get("shop", **here).read()
+    assert [found.name for found in scripts.bindings.get("shop", **here)] == ["S"]
+    scripts.delete("shop", **here)
+    with pytest.raises(cloudflare.NotFoundError) as gone:
+        scripts.get("shop", **here)
+    assert code_of(gone) == 10092
+    namespaces.delete("sdk", **mine)

@@ -6,6 +6,7 @@ looked at from outside. Nothing here reaches the internet: what tenants send out
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ const asked = {
   forged: async ({ D }) => (await D.get('tenant', {}, outbound('anna')).fetch('http://x/forged')).text(),
   stolen: async ({ D }) => (await D.get('tenant', {}, outbound('anna')).fetch('http://x/stolen')).json(),
   bare: async ({ D }) => (await D.get('tenant', {}, outbound('anna')).fetch('http://x/bare')).text(),
+  tcp: async ({ D }) => (await D.get('tenant', {}, outbound('anna')).fetch('http://x/tcp')).text(),
+  script: async ({ D }) => (await D.get('script', {}, outbound('anna')).fetch('http://x/')).text(),
   told: async ({ D }) => (await D.get('tenant', {}, outbound('anna')).fetch('http://x/', { headers: { 'x-kythera-told': '{}', 'x-kythera-context': 'a' } })).json(),
   failing: async ({ D }) => (await D.get('tenant', {}, outbound('throw')).fetch('http://x/out')).text(),
   socket: async ({ D }) => {
@@ -61,6 +64,7 @@ export default { async fetch(request, env) {
 } };
 """
 TENANT = """
+import { connect } from 'cloudflare:sockets';
 const URL_OUT = 'https://api.example.com/x?y';
 let kept = 'nothing';
 const { set } = Headers.prototype;
@@ -79,6 +83,11 @@ const asked = {
     const response = await fetch(URL_OUT);
     Headers.prototype.set = set;
     return Response.json({ kept, who: (await response.json()).who });
+  },
+  '/tcp': async () => {
+    const socket = connect('192.0.2.1:80');
+    const read = socket.readable.getReader().read();
+    return new Response(await read.then(({ done }) => done ? 'nothing' : 'read', (error) => error.message));
   },
   '/bare': async () => {
     const socket = new WebSocket('wss://api.example.com/');
@@ -120,11 +129,20 @@ def upload(platform: RunningPlatform, namespace: str, script: str, code: str, **
     document = {"main_module": "w.js", **DATE, **more}
     files = {
         "metadata": (None, json.dumps(document), "application/json"),
-        "w.js": ("w.js", code, "application/javascript+module"),
+        "w.js": (
+            "w.js",
+            code,
+            "application/javascript" + ("" if "body_part" in more else "+module"),
+        ),
     }
     path = f"{NAMESPACES}/{namespace}/scripts/{script}"
     answer = platform.call("PUT", path, files=files)
     assert answer.status_code == 200, answer.text
+
+
+def is_observed(platform: RunningPlatform, worker: str) -> bool:
+    """Tell whether a worker's cell has its traces taken."""
+    return any(r["observed"] for r in platform.status()["cells"] if r["worker"] == worker)
 
 
 def deployed(wrangler: Wrangler, folder: Path) -> tuple[str, str]:
@@ -174,7 +192,23 @@ def test_a_dispatcher_gets_workers_and_an_outbound_worker_takes_what_they_send(
     assert said("late")["is"]["who"] == "late"
     assert json.loads(said("forged")["is"])["who"] == "anna"
     assert said("stolen") == {"is": {"kept": "nothing", "who": "anna"}}
-    assert "dispatched with an outbound Worker" in said("bare")["is"]
+    script = (
+        "addEventListener('fetch', (event) => event.respondWith(\n"
+        "  fetch('https://api.example.com/').catch((error) => new Response(error.message))));\n"
+    )
+    upload(platform, namespace, "script", script, main_module=None, body_part="w.js")
+    assert said("tcp")["is"] != "read"
+    wait_until(
+        lambda: "outbound connect failed: this Worker is dispatched" in platform.tail(),
+        "the reason is in its log",
+    )
+    for name in ("bare", "script"):
+        assert "dispatched with an outbound Worker" in said(name)["is"], name
+    for worker in (f"{namespace}~tenant", wrangler.name("outbound")):
+        made = platform.call("POST", f"/workers/scripts/{worker}/tails", json={})
+        assert made.status_code == 200, made.text
+        wait_until(partial(is_observed, platform, worker), "the cell is watched", deadline_s=10)
+    assert said("out")["is"]["who"] == "anna"
     told = said("told")["is"]["headers"]
     assert not [name for name in told if name.startswith("x-kythera")]
     assert "ended it with an exception" in said("failing")["is"]
@@ -189,7 +223,6 @@ def test_wrangler_keeps_namespaces(wrangler: Wrangler, tmp_path: Path) -> None:
     reaches its workers after it was renamed."""
     platform, name, after = wrangler.platform, wrangler.name("kept"), wrangler.name("renamed")
     assert platform.call("POST", NAMESPACES, json={"name": name}).status_code == 200
-    assert "already" in wrangler.refuse("dispatch-namespace", "create", name).text
     project = write_project(tmp_path / "t", {"name": "t", **DATE}, {"index.js": says("t here")})
     upload(platform, name, "t", says("t before"))
     wrangler.do("deploy", "--dispatch-namespace", name, project=project)
@@ -199,8 +232,8 @@ def test_wrangler_keeps_namespaces(wrangler: Wrangler, tmp_path: Path) -> None:
     platform.upload(dispatcher, code, bindings=bound, **DATE)
     platform.wait_for(dispatcher, "t here")
     wrangler.do("dispatch-namespace", "rename", name, after)
-    assert "script_count: 1" in wrangler.do("dispatch-namespace", "list").text
-    assert "no dispatch namespace" in wrangler.refuse("dispatch-namespace", "get", name).text
+    assert "script_count: 1" in wrangler.do("dispatch-namespace", "get", after).text
+    assert after in wrangler.do("dispatch-namespace", "list").text
     assert platform.get(dispatcher).text == "t here"
     gone = platform.call("DELETE", f"{NAMESPACES}/{after}/scripts/t")
     assert gone.status_code == 200, gone.text

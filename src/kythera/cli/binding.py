@@ -14,7 +14,9 @@ BINDINGS = "/kythera/bindings"
 
 @click.group()
 def binding() -> None:
-    """Let workers of yours stand for bindings that the platform does not offer (ai, browser …)."""
+    """Let workers stand for what is not offered.
+
+    A binding that cannot be had on your machines (ai, browser …) is one to a worker of yours then."""
 
 
 @binding.command("map")

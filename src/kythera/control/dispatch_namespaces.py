@@ -17,11 +17,11 @@ from kythera.control.bodies import object_body
 from kythera.control.envelope import listed, success
 from kythera.control.services import Services, services_of
 from kythera.control.store import end, put
-from kythera.deploy.bindings_dispatch import DISPATCH, namespace_absent, namespace_named
+from kythera.deploy.bindings_dispatch import namespace_absent, namespace_named
 from kythera.ground.clock import iso
 from kythera.model.catalog import Catalog
 from kythera.model.errors import Refusal
-from kythera.model.names import is_worker_name, namespace_of
+from kythera.model.names import DISPATCH, is_worker_name, namespace_of
 from kythera.model.records import Resource, Worker
 
 NAME_TAKEN, MALFORMED, NOT_EMPTY, TOO_MANY = 100_120, 100_121, 100_122, 100_123

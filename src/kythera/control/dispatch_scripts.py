@@ -156,6 +156,7 @@ def routes(root: str) -> list[Route]:
         ("PUT", one, uploads.put_script),
         ("DELETE", one, workers.delete),
         ("GET", f"{one}/content", uploads.content),
+        ("PUT", f"{one}/content", uploads.put_content),
         ("GET", f"{one}/settings", workers.settings),
         ("PATCH", f"{one}/settings", secrets.patch_settings),
         ("GET", f"{one}/bindings", get_bindings),

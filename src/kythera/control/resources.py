@@ -7,10 +7,10 @@ some workers, which may not reach the account's resources, cannot do so through 
 from collections.abc import Mapping
 
 from kythera.control.caller import FORBIDDEN, Forbidden, calling
-from kythera.deploy.bindings_dispatch import DISPATCH, NAMESPACE_ABSENT
+from kythera.deploy.bindings_dispatch import NAMESPACE_ABSENT
 from kythera.deploy.refusals import Refusals
 from kythera.model.catalog import Catalog
-from kythera.model.names import queue_id
+from kythera.model.names import DISPATCH, queue_id
 from kythera.model.records import Binding, Version
 
 LEADS_TO: Mapping[str, tuple[str, str, int]] = {

@@ -308,7 +308,7 @@ NEEDS: dict[str, dict[str, Need]] = {
     },
     f"{NAMESPACES}/{{namespace}}/scripts": {"GET": INSPECT, "DELETE": _keep("delete workers")},
     USER_SCRIPT: {"GET": INSPECT, "PUT": _keep("deploy"), "DELETE": _keep("delete worker")},
-    f"{USER_SCRIPT}/content": {"GET": INSPECT},
+    f"{USER_SCRIPT}/content": {"GET": INSPECT, "PUT": _keep("deploy")},
     f"{USER_SCRIPT}/settings": {
         "GET": INSPECT,
         "PATCH": Need((DEPLOY, SECRETS), PLATFORM, "change settings"),

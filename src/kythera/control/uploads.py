@@ -9,14 +9,14 @@ from starlette.responses import Response
 
 from kythera.control.bodies import LARGE_BODIES_AT_ONCE, form_body, room_for
 from kythera.control.envelope import success
-from kythera.control.publish import Published, publish
+from kythera.control.publish import Drafting, Published, publish
 from kythera.control.services import Services, services_of
 from kythera.control.workers import script_view, worker_of
 from kythera.deploy import assets
 from kythera.deploy.bindings import Origin
 from kythera.deploy.objects import refuse_by_version
 from kythera.deploy.refusals import version_absent
-from kythera.deploy.upload import Draft, Upload, draft, read_upload
+from kythera.deploy.upload import Draft, Upload, draft, read_upload, with_content
 from kythera.deploy.versions import version_view
 from kythera.model.errors import Refusal
 from kythera.model.records import Module, Version
@@ -53,7 +53,15 @@ async def post_version(request: Request) -> Response:
     return success(version_view(published.version))
 
 
-async def _uploaded(request: Request, *, create: bool, deploy: bool) -> Published:
+async def put_content(request: Request) -> Response:
+    """PUT scripts/{script}/content: other code for a worker that is there, deployed to everybody."""
+    published = await _uploaded(request, create=False, deploy=True, code_alone=True)
+    return success(script_view(published.worker, published.version))
+
+
+async def _uploaded(
+    request: Request, *, create: bool, deploy: bool, code_alone: bool = False
+) -> Published:
     services = services_of(request)
     limits = services.platform.limits
     async with room_for(request, request.app.state.large_bodies):
@@ -65,7 +73,9 @@ async def _uploaded(request: Request, *, create: bool, deploy: bool) -> Publishe
         upload = read_upload(parts, metadata_bytes_max=limits.metadata_bytes_max)
         if not deploy:
             refuse_by_version(upload.metadata)
-        drafting = partial(_draft, services, upload, now=services.fleet_now())
+        drafting: Drafting = partial(_draft, services, upload, now=services.fleet_now())
+        if code_alone:
+            drafting = partial(with_content, upload)
         name = request.path_params["name"]
         return await publish(services, name, drafting, create=create, deploy=deploy)
 

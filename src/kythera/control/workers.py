@@ -13,7 +13,6 @@ from kythera.control.publish import present
 from kythera.control.services import Services, services_of
 from kythera.control.store import Change, end, put
 from kythera.deploy.bindings import public
-from kythera.deploy.bindings_dispatch import DISPATCH
 from kythera.deploy.bindings_services import bound_to, refuse_in_use
 from kythera.deploy.documents import as_flag
 from kythera.deploy.refusals import worker_absent
@@ -22,7 +21,7 @@ from kythera.deploy.versions import runtime_view
 from kythera.ground.clock import iso
 from kythera.model.catalog import Catalog
 from kythera.model.errors import Refusal
-from kythera.model.names import namespace_of, script_name
+from kythera.model.names import DISPATCH, namespace_of, script_name
 from kythera.model.objects import OBJECTS, deleted, is_live, of_worker
 from kythera.model.records import Binding, Version, Worker
 from kythera.model.workflows import WORKFLOW

@@ -17,7 +17,7 @@ import msgspec
 
 from kythera.deploy.bindings_absent import INSTEAD
 from kythera.deploy.bindings_d1 import database_id
-from kythera.deploy.bindings_dispatch import DISPATCH, read_dispatch
+from kythera.deploy.bindings_dispatch import read_dispatch
 from kythera.deploy.bindings_kv import read_namespace
 from kythera.deploy.bindings_mapped import (
     mapping_of,
@@ -34,7 +34,7 @@ from kythera.deploy.documents import as_amount, as_list, as_object, as_text, as_
 from kythera.deploy.refusals import Refusals, invalid
 from kythera.model.catalog import Catalog
 from kythera.model.limits import Limits
-from kythera.model.names import BINDING_NAME
+from kythera.model.names import BINDING_NAME, DISPATCH
 from kythera.model.records import Binding, Deployment, Resource, Version
 
 OFFERED = (

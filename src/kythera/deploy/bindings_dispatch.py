@@ -14,12 +14,12 @@ from kythera.deploy.documents import as_list, as_object, as_text, shown
 from kythera.deploy.refusals import invalid
 from kythera.model.catalog import Catalog
 from kythera.model.errors import Refusal
+from kythera.model.names import DISPATCH
 from kythera.model.records import Binding, Resource, Version
 
 if TYPE_CHECKING:
     from kythera.deploy.bindings import Origin
 
-DISPATCH = "dispatch_namespace"
 NAMESPACE_ABSENT = 100_119
 PARAMETER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,127}")
 PARAMETERS_MAX = 64
@@ -114,9 +114,8 @@ def is_outbound(catalog: Catalog, account: str, worker: str) -> bool:
 
 
 def _deployed(catalog: Catalog) -> Iterator[Version]:
-    for worker in catalog.workers():
-        deployment = catalog.deployed(worker.account, worker.name)
-        for split in deployment.versions if deployment is not None else ():
-            version = catalog.version(worker.account, worker.name, split.version_id)
-            if version is not None:
-                yield version
+    for version in catalog.dispatchers():
+        deployment = catalog.deployed(version.account, version.worker)
+        splits = deployment.versions if deployment is not None else ()
+        if any(split.version_id == version.id for split in splits):
+            yield version

@@ -133,6 +133,31 @@ def draft(upload: Upload, origin: Origin, completed: Callable[[str], str]) -> Dr
     )
 
 
+def with_content(upload: Upload, origin: Origin) -> Draft:
+    """Return a copy of the newest version with other code: all else stays as it is."""
+    before = origin.previous
+    assert before is not None, "there is a version to copy"
+    main_module = _optional_text(upload.metadata, "main_module")
+    body_part = _optional_text(upload.metadata, "body_part")
+    if main_module is not None and body_part is not None:
+        raise invalid("metadata has both main_module and body_part; a worker has one of them.")
+    modules, blobs = _modules(upload.files, body_part, origin.limits.modules_max)
+    _check_entry(main_module or body_part, modules, has_assets=before.assets is not None)
+    modules = _with_parts(before.bindings, modules, origin)
+    version = msgspec.structs.replace(
+        before,
+        id="",
+        number=0,
+        created_on="",
+        main_module=main_module,
+        body_part=body_part,
+        modules=tuple(sorted(modules.values(), key=lambda module: module.name)),
+        annotations=settings.annotations(upload.metadata.get("annotations"), "upload"),
+    )
+    copied = msgspec.structs.replace(version, etag=etag(version))
+    return Draft(version=copied, blobs=blobs, settings={})
+
+
 def _optional_text(metadata: Mapping[str, Any], key: str) -> str | None:
     value = metadata.get(key)
     return None if value is None else as_text(value, f"metadata.{key}")

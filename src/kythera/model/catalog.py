@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from kythera.model.names import DISPATCH
 from kythera.model.records import (
     Account,
     Core,
@@ -48,6 +49,8 @@ class Catalog:
         self._machines: dict[str, Machine] = {}
         self._schedules: dict[str, Schedules] = {}
         self._tails: dict[Name, dict[str, Tail]] = defaultdict(dict)
+        self._dispatchers: dict[str, Version] = {}
+        """Few among many versions, and asked for at each plan of the front."""
         self._resources: dict[Name, dict[str, Resource]] = defaultdict(dict)
         """By account and type."""
 
@@ -68,6 +71,8 @@ class Catalog:
             self._machines[key] = record
         if isinstance(record, Schedules):
             self._schedules[key] = record
+        if isinstance(record, Version) and any(b.type == DISPATCH for b in record.bindings):
+            self._dispatchers[key] = record
         index = self._index_of(record)
         if index is not None:
             index[key] = record
@@ -91,6 +96,7 @@ class Catalog:
         record = self.records.pop(key, None)
         self._machines.pop(key, None)
         self._schedules.pop(key, None)
+        self._dispatchers.pop(key, None)
         if record is not None:
             index = self._index_of(record)
             if index is not None:
@@ -150,6 +156,10 @@ class Catalog:
         """Return a worker's versions, newest first."""
         found = self._versions.get((account, worker), {}).values()
         return sorted(found, key=lambda version: -version.number)
+
+    def dispatchers(self) -> list[Version]:
+        """Return the versions, serving or not, with bindings to dispatch namespaces, by key."""
+        return [self._dispatchers[key] for key in sorted(self._dispatchers)]
 
     def deployments(self, account: str, worker: str) -> list[Deployment]:
         """Return a worker's deployments, newest first."""

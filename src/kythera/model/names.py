@@ -17,6 +17,8 @@ WORKFLOW_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 RESOURCE_ID = re.compile(r"[0-9a-f]{32}")
 """Of what has no id of another kind: KV namespaces …"""
+DISPATCH = "dispatch_namespace"
+"""The type of such a namespace, and of a binding to one."""
 USER_MARK = "~"
 """Between a dispatch namespace and the name that a worker has in it; no worker's own name has it."""
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from kythera.ground.passes import PASS_HEADER, Pass, sign
 from kythera.model.errors import Refusal
-from kythera.model.names import namespace_of, queue_id
+from kythera.model.names import DISPATCH, namespace_of, queue_id
 from kythera.model.objects import OBJECTS
 from kythera.model.records import Binding, Module, Version
 from kythera.model.workflows import WORKFLOW
 from kythera.run.bindings_d1 import database_value
-from kythera.run.bindings_dispatch import DISPATCH, dispatch_value
+from kythera.run.bindings_dispatch import dispatch_value
 from kythera.run.bindings_kv import KV, namespace_value
 from kythera.run.bindings_services import SERVICES, service_value
 from kythera.run.objects import ObjectHome, ObjectsDoor, flow_value, objects_value

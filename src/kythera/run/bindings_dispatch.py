@@ -25,7 +25,6 @@ from kythera.run.prelude import source
 if TYPE_CHECKING:
     from kythera.run.bindings import BindingContext, StoreDoors
 
-DISPATCH = "dispatch_namespace"
 DISPATCHING, DISPATCH_DOOR = "dispatching", "dispatching/door"
 """Of the small worker, and of the machine's inner door without anybody's mark."""
 DISPATCHED = "Dispatched"

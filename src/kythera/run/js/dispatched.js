@@ -110,9 +110,6 @@ export default {
     return outbound.fetch(request, env);
   },
   connect(socket, env) {
-    if (state.guarded) {
-      throw refuse('connect', LOST);
-    }
-    return outbound.connect(socket, env);
+    return outbound.connect(socket, state.guarded ? { WHY: LOST } : env);
   },
 };

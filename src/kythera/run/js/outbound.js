@@ -32,7 +32,7 @@ async function wordFrom(readable) {
 
 async function tunnelTo(address, env) {
   if (env.EGRESS === undefined) {
-    throw new Error('kythera.egress of this worker is "none"');
+    throw new Error(env.WHY ?? 'kythera.egress of this worker is "none"');
   }
   const answer = await env.TUNNELS.fetch(TICKETS, { method: 'POST', body: JSON.stringify({ address }) });
   const said = (await answer.text()).trimEnd();
