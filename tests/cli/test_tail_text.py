@@ -40,6 +40,7 @@ def test_sampling_is_told_as_what_it_is() -> None:
         ({"cron": "* * * * *", "scheduledTime": 1}, "cron * * * * *"),
         ({"queue": "q", "batchSize": 3}, "queue q (3 messages)"),
         ({"rpcMethod": "add"}, "rpc add"),
+        ({"getWebSocketEvent": {"webSocketEventType": "close"}}, "websocket close"),
         ({"scheduledTime": 1}, "alarm"),
         ({}, "event"),
     ],
@@ -47,6 +48,13 @@ def test_sampling_is_told_as_what_it_is() -> None:
 def test_other_events_have_a_name_too(kind: dict[str, Any], told: str) -> None:
     """Nothing is shown as a request that is none."""
     assert pretty({"outcome": "ok", "event": kind}).startswith(f"{told} - Ok @ ?")
+
+
+def test_what_happens_in_an_object_names_its_class() -> None:
+    """The same alarm, in which class."""
+    event = {"outcome": "ok", "event": {"scheduledTime": 1}, "eventTimestamp": None}
+    told = pretty({**event, "executionModel": "durableObject", "entrypoint": "Room"})
+    assert told == "alarm in Room - Ok @ ?"
 
 
 def test_filters_are_those_of_the_protocol() -> None:

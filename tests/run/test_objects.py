@@ -64,6 +64,21 @@ def test_the_object_cell_has_the_real_ones() -> None:
     assert config["sockets"][0]["http"]["capnpConnectHost"]
 
 
+def test_an_object_cell_takes_its_traces_itself() -> None:
+    """Goal: a tail that begins needs no other configuration, so no other process. Method: the door
+    takes them, and its exceptions are still told on the console of a cell that nobody watches."""
+    one = ObjectClass(worker="hello", class_name="Newer", id=KEY, sqlite=True, machine="")
+    home = ObjectHome((("Shop", one),), Path("/objects"))
+    settings = CellSettings(home=home, tail_url_socket=Path("/tail.sock"))
+    config = configured(MAIN, settings, bindings=(NS,))
+    (tail,) = worker_of(config)["tails"]
+    assert (tail["name"], tail["entrypoint"]) == ("objects/door", "Tail")
+    sink = next(s for s in config["services"] if s["name"] == "tail-sink")
+    assert sink["external"]["address"] == "unix:/tail.sock"
+    assert {b["name"] for b in worker_of(config, "objects/door")["bindings"]} >= {"SINK", "ABOUT"}
+    assert not any(s["name"] == "tail" for s in config["services"])
+
+
 def test_one_step_leads_to_the_next() -> None:
     """Goal: what runs and is not asked for is stopped before anything is started."""
     assert next_step(ASKED, None) == "start"

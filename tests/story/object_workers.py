@@ -34,6 +34,7 @@ export class %class% extends DurableObject {
       server.serializeAttachment({ name });
       return new Response(null, { status: 101, webSocket: client });
     }
+    if (request.url.endsWith('?boom')) { throw new RangeError('too far'); }
     return Response.json({
       id: this.ctx.id.toString(), name: this.ctx.id.name, method: request.method,
       url: request.url, body: await request.text(), version: '%version%',
@@ -65,7 +66,7 @@ export class %class% extends DurableObject {
     return [[...await this.ctx.storage.list()].length, this.count()];
   }
   async wake(ms) { await this.ctx.storage.setAlarm(Date.now() + ms); }
-  async alarm() { await this.ctx.storage.put('woken', 'woken'); }
+  async alarm() { console.log('woken'); await this.ctx.storage.put('woken', 'woken'); }
   woken() { return this.ctx.storage.get('woken'); }
   spin() { for (;;) {} }
   async where() { return (await this.env.NS.getByName('another').fetch('http://x/')).json(); }

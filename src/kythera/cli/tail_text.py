@@ -45,7 +45,9 @@ def pretty(event: dict[str, Any]) -> str:
     if kind.get("type") in ("overload", "overload-stop"):
         return f"({kind['type']}) {kind.get('message', '')}"
     outcome = OUTCOMES.get(event["outcome"], event["outcome"])
-    lines = [f"{what(kind)} - {outcome}{_status(kind)} @ {when(event.get('eventTimestamp'))}"]
+    lines = [
+        f"{what(kind)}{_where(event)} - {outcome}{_status(kind)} @ {when(event.get('eventTimestamp'))}"
+    ]
     lines += [f"  ({log['level']}) {said(log['message'])}" for log in event.get("logs") or []]
     for thrown in event.get("exceptions") or []:
         lines.append(f"  ✘ {thrown['name']}: {thrown['message']}")
@@ -63,7 +65,17 @@ def what(kind: dict[str, Any]) -> str:
         return f"queue {kind['queue']} ({kind.get('batchSize', '?')} messages)"
     if "rpcMethod" in kind:
         return f"rpc {kind['rpcMethod']}"
+    if "getWebSocketEvent" in kind:
+        return (
+            f"websocket {(kind['getWebSocketEvent'] or {}).get('webSocketEventType', '')}".rstrip()
+        )
     return "alarm" if "scheduledTime" in kind else "event"
+
+
+def _where(event: dict[str, Any]) -> str:
+    """Return in which class of Durable Objects it happened, if it did."""
+    in_object = event.get("executionModel") == "durableObject"
+    return f" in {event.get('entrypoint') or 'an object'}" if in_object else ""
 
 
 def _status(kind: dict[str, Any]) -> str:

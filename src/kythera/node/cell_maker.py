@@ -85,7 +85,7 @@ class CellMaker:
         self, version: Version, program: Path, sockets: Mapping[str, str], storage: Path
     ) -> Confined:
         """Return what to spawn for an object cell; it alone may write, and into `storage` alone."""
-        folders = self._folders(version, observed=False)
+        folders = self._folders(version, observed=True)
         return self._confined(program, sockets, version, folders, {OBJECTS_STORAGE: storage})
 
     def _folders(self, version: Version, observed: bool) -> dict[Path, Path]:
@@ -141,7 +141,7 @@ class CellMaker:
         """Return the same for an object cell."""
         seen = self._seen(OBJECTS_STORAGE, home.folder)
         assert seen is not None, "what is there is seen somewhere"
-        return self._config(version, observed=False, home=replace(home, folder=seen))
+        return self._config(version, observed=True, home=replace(home, folder=seen))
 
     def _config(self, version: Version, *, observed: bool, home: ObjectHome | None = None) -> bytes:
         settings = CellSettings(

@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from anyio.abc import TaskGroup
 
+from kythera.ground.clock import iso
 from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
 from kythera.model.errors import KytheraError
@@ -25,6 +26,7 @@ from kythera.model.platform import Platform
 from kythera.model.records import Version
 from kythera.model.workflows import Workflow, workflows_here, workflows_of
 from kythera.node.keeper_client import Exited, KeeperClient, Ready
+from kythera.node.last_words import tell_watchers
 from kythera.node.mind import CELL_STOP_ORDER, Mind
 from kythera.node.object_doors import here
 from kythera.node.object_files import make_storage, note_writer, remove_deleted
@@ -32,13 +34,14 @@ from kythera.node.object_turns import ObjectTurns
 from kythera.node.store_use import Tell, nobody
 from kythera.node.workerd_loop import Workerds
 from kythera.route.pages import CANNOT_START
-from kythera.run.cell import CellName, WorkerKey
+from kythera.run.cell import CellName, Limited, WorkerKey
 from kythera.run.config import PULSE
 from kythera.run.object_cells import Asked, Step, key_of, name_of, next_step
 from kythera.run.objects import WATCH, ObjectHome, doors_of
 from kythera.run.refusal import answer_waiting
 from kythera.run.sandbox import memory_mib, uid_of
 from kythera.run.store_counts import StoreCounts, UsesByProcess, WorkerUse
+from kythera.run.targets import is_watched
 from kythera.run.turns import cpu_ms_max
 
 SIGTERM, SIGKILL = 15, 9
@@ -58,6 +61,8 @@ class Inside(msgspec.Struct):
     served: int
     leaving: bool
     """It lets nobody in any more."""
+    watched: bool = False
+    """It hands traces on."""
 
 
 @dataclass
@@ -81,6 +86,8 @@ class ObjectCells:
         """Starts in a row that have failed."""
         self._version: dict[WorkerKey, str] = {}
         """Which one runs, as far as this agent has started it."""
+        self._watched: dict[WorkerKey, bool] = {}
+        """What each process was told last of whether somebody watches."""
         self._stopping: set[WorkerKey] = set()
         """Ends as ordered."""
         self._calm_at: dict[WorkerKey, float] = {}
@@ -141,14 +148,21 @@ class ObjectCells:
     def _note_end(self, key: WorkerKey, event: Exited, *, wanted_memory: bool) -> None:
         """Tell of an end that nobody had ordered."""
         version = self._version.pop(key, "")
+        watched = self._watched.pop(key, False)
         if key in self._stopping or event.status in (0, -SIGTERM) or self.keeper.stopping.is_set():
             return
         reason = "startFailed" if key in self._failed else "crashed"
         if wanted_memory or event.name in self._turns.ended:
             reason = "exceededMemory" if wanted_memory else "exceededCpu"
+            if watched:
+                self._tell_watchers(key, version, "memory" if wanted_memory else "cpu")
         self._turns.ended.discard(event.name)
         now, detail = self.mind.clock.now(), f"object cell ended with {event.status}"
         self.mind.incidents.note(*key, version, reason, now, detail=detail)
+
+    def _tell_watchers(self, key: WorkerKey, version: str, what: Limited) -> None:
+        cell, at = CellName(*key, version, 0, observed=True), self.mind.clock.now()
+        self.mind.tasks.start_soon(tell_watchers, self.layout.tail_socket, cell, what, at)
 
     async def prepare(self, version: Version) -> None:
         """Have the sockets that a cell of this version is shown, before it starts."""
@@ -242,8 +256,19 @@ class ObjectCells:
                     return True
                 self._changed[key].set()  # meanwhile it is wanted again
             case "rest":
-                pass
+                await self._tell_watched(key)
         return False
+
+    async def _tell_watched(self, key: WorkerKey) -> None:
+        """Tell the process whether somebody watches, if that has changed. It is not replaced: that
+        would cut the connections of all who are not the watcher."""
+        now, me = iso(self.mind.clock.now()), self.platform.machine
+        watched = is_watched(self._catalog, *key, now, me)
+        if self._watched.get(key) is watched or not self.keeper.processes[name_of(key)].ready:
+            return
+        said = await self._ask(key, "/watch" if watched else "/unwatch")
+        if said is not None:
+            self._watched[key] = said.watched
 
     async def _clean(self, key: WorkerKey) -> None:
         classes, workflows = classes_of(self._catalog, *key), workflows_of(self._catalog, *key)
@@ -279,6 +304,7 @@ class ObjectCells:
         maker = self.mind.maker
         shut_in = maker.home_confined(version, Path(used.path), places, storage)
         self._failed.add(key)
+        self._watched.pop(key, None)
         self._version[key] = asked.version
         self._calm_at[key] = anyio.current_time() + self.platform.limits.crash_forget_s
         held = await self.keeper.spawn(

@@ -17,6 +17,7 @@ import msgspec
 from kythera.model.errors import Refusal
 from kythera.model.names import namespace_of
 from kythera.model.records import Asset, Module, Version
+from kythera.run import objects
 from kythera.run.assets import content_types, service_config
 from kythera.run.bindings import (
     ASSETS,
@@ -245,7 +246,8 @@ def _config(builder: _Builder) -> Fields:
     if events:
         services.append(_events_service(builder))
     if settings.home is not None:
-        services += home_services(settings.home, _service_name(builder.version))
+        taking = _tail_bindings(builder) if settings.tail_url_socket is not None else []
+        services += home_services(settings.home, _service_name(builder.version), taking)
     # A worker of a dispatch namespace may itself dispatch: both need the inner door.
     services = list({service["name"]: service for service in services}.values())
     flags = [f"--max-heap-size={settings.heap_mib_max}"] if settings.heap_mib_max else []
@@ -338,7 +340,7 @@ def _worker(builder: _Builder) -> Fields:
     if builder.settings.home is not None:
         worker = at_home(worker, builder.settings.home)
     if not builder.trial:
-        worker["tails"] = [{"name": name} for name in _tails(builder)]
+        worker["tails"] = _tails(builder)
     return worker
 
 
@@ -361,10 +363,14 @@ def _flags(builder: _Builder) -> list[str]:
     return list(dict.fromkeys((*given, *needed)))
 
 
-def _tails(builder: _Builder) -> list[str]:
+def _tails(builder: _Builder) -> list[Fields]:
     """Return who takes the worker's traces; for an ES module that nobody watches, nobody."""
-    printing = [] if builder.version.body_part is None else [_CONSOLE]
-    return printing if builder.settings.tail_url_socket is None else [*printing, _TAIL]
+    found: list[Fields] = [] if builder.version.body_part is None else [{"name": _CONSOLE}]
+    if builder.settings.tail_url_socket is None:
+        return found
+    if builder.settings.home is not None:
+        return [*found, {"name": objects.DOOR, "entrypoint": objects.TAIL}]
+    return [*found, {"name": _TAIL}]
 
 
 def _script(builder: _Builder) -> str:
@@ -411,7 +417,8 @@ def _prelude(builder: _Builder, main: str) -> str:
     first = [name for name, is_wanted in wanted.items() if is_wanted]
     if builder.trial:
         return trial_prelude(specifier, first)
-    observed = builder.settings.tail_url_socket is not None
+    settings = builder.settings
+    observed = settings.tail_url_socket is not None and settings.home is None
     if observed or "fetch" not in builder.version.handlers:
         return plain_prelude(specifier, first)
     return module_prelude(specifier, first)
@@ -494,12 +501,19 @@ def _tail_services(builder: _Builder) -> list[Fields]:
         told: list[Fields] = [{"name": "EXCEPTIONS", "json": json_text(socket is None)}]
         services.append({"name": _CONSOLE, "worker": _our_worker("console.js", told)})
     if socket is not None:
-        about = {"account": version.account, "worker": version.worker, "version": version.id}
-        bindings: list[Fields] = [
-            {"name": "SINK", "service": {"name": _TAIL_SINK}},
-            {"name": "ABOUT", "json": json_text(about)},
-        ]
         sink = {"address": f"unix:{socket}", "http": {}}
-        services.append({"name": _TAIL, "worker": _our_worker("tail.js", bindings)})
         services.append({"name": _TAIL_SINK, "external": sink})
+        if builder.settings.home is None:
+            taking = _our_worker("tail.js", _tail_bindings(builder))
+            services.append({"name": _TAIL, "worker": taking})
     return services
+
+
+def _tail_bindings(builder: _Builder) -> list[Fields]:
+    """Return what whoever takes traces needs to hand them on."""
+    version = builder.version
+    about = {"account": version.account, "worker": version.worker, "version": version.id}
+    return [
+        {"name": "SINK", "service": {"name": _TAIL_SINK}},
+        {"name": "ABOUT", "json": json_text(about)},
+    ]

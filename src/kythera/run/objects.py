@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kythera.run.bindings import BindingContext
 
 CONNECT_HOST = "objects"
-DOOR, WATCH = "objects/door", "objects-watch"
+DOOR, WATCH, TAIL = "objects/door", "objects-watch", "Tail"
 STORAGE = "objects/storage"
 OWN_DATE = "2026-06-01"
 IN_A_TRIAL = "Durable Objects are not there while a Worker's top-level code is tried."
@@ -148,8 +148,9 @@ def at_home(worker: Fields, home: ObjectHome) -> Fields:
     return {**worker, **own, **engine_of(home)}
 
 
-def home_services(home: ObjectHome, worker: str) -> list[Fields]:
-    """Return what an object cell has beside its worker: the storage, and the door."""
+def home_services(home: ObjectHome, worker: str, tail: Sequence[Fields] = ()) -> list[Fields]:
+    """Return what an object cell has beside its worker: the storage, and the door, which hands traces
+    on with the bindings `tail`."""
     bindings: list[Fields] = [
         {"name": one.id, "durableObjectNamespace": {"className": name, "serviceName": worker}}
         for name, one in home.classes
@@ -157,9 +158,9 @@ def home_services(home: ObjectHome, worker: str) -> list[Fields]:
     engine = [engine_service(home, worker, STORAGE)] if home.workflows else []
     bindings += [{"name": "WORKFLOWS", "service": {"name": ENGINE}} for _ in engine]
     door = {
-        "modules": [{"name": "objects_door.js", "esModule": source("objects_door.js")}],
+        "modules": [{"name": n, "esModule": source(n)} for n in ("objects_door.js", "tail.js")],
         "compatibilityDate": OWN_DATE,
-        "bindings": bindings,
+        "bindings": [*bindings, *tail],
         "globalOutbound": {"name": NOTHING},
     }
     return [

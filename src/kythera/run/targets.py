@@ -17,13 +17,18 @@ def targets(catalog: Catalog, now_iso: str, machine: str = "") -> dict[WorkerKey
         deployment = catalog.deployed(worker.account, worker.name)
         if deployment is None:
             continue
-        tails = catalog.tails(worker.account, worker.name)
-        observed = any(
-            tail.machine not in ("", machine) or tail.expires_on > now_iso for tail in tails
-        )
+        observed = is_watched(catalog, worker.account, worker.name, now_iso, machine)
         found[(worker.account, worker.name)] = {
             split.version_id: Want(split.percentage, observed)
             for split in deployment.versions
             if catalog.version(worker.account, worker.name, split.version_id) is not None
         }
     return found
+
+
+def is_watched(catalog: Catalog, account: str, worker: str, now_iso: str, machine: str) -> bool:
+    """Tell whether a tail watches a worker, as far as this machine can believe."""
+    return any(
+        tail.machine not in ("", machine) or tail.expires_on > now_iso
+        for tail in catalog.tails(account, worker)
+    )

@@ -1,10 +1,14 @@
 // The way into an object cell: finds the object that a stateless cell asks for, and calls it. Before
-// the cell is replaced it lets nobody in any more, and tells how many are inside.
+// the cell is replaced it lets nobody in any more, and tells how many are inside. It takes the traces of
+// all that happens in objects, and hands them on while somebody watches: a cell is not replaced for a
+// tail, which would cut connections.
 import { WorkerEntrypoint } from 'cloudflare:workers';
+import traces from './tail.js';
 
 const HEADER = 'x-kythera-object';
 const LEAVING = 'kythera: the object cell is being replaced';
 let leaving = false;
+let watched = false;
 let inside = 0;
 let served = 0;
 
@@ -56,16 +60,28 @@ export default class extends WorkerEntrypoint {
   }
 }
 
+export const Tail = {
+  tail(events, env) {
+    return watched ? traces.tail(events, env) : undefined;
+  },
+};
+
+const ORDERS = {
+  '/leave': () => { leaving = true; },
+  '/watch': () => { watched = true; },
+  '/unwatch': () => { watched = false; },
+};
+
 export class Watch extends WorkerEntrypoint {
   async fetch(request) {
     const { pathname } = new URL(request.url);
     if (pathname.startsWith('/workflows/')) {
       return asked(this.env.WORKFLOWS, pathname, await request.json());
     }
-    leaving ||= pathname === '/leave';
+    ORDERS[pathname]?.();
     const told = await this.env.WORKFLOWS?.watch(leaving);
     const all = inside + (told?.inside ?? 0);
-    return Response.json({ inside: all, served, leaving, workflows: told?.counts ?? {} });
+    return Response.json({ inside: all, served, leaving, watched, workflows: told?.counts ?? {} });
   }
 }
 
