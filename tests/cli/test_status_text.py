@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kythera.cli.status_text import duration, text
+from kythera.cli.status_text import duration, objects_text, text
 
 LEAD: dict[str, Any] = {
     "name": "a",
@@ -110,3 +110,18 @@ def test_audit_records_that_wait_are_said() -> None:
     assert "a: 2 audit records wait for the log" in text({"machines": [late], "cells": []})
     done = {**LEAD, "audit_records": {"late": 3, "written_late": 2, "lost": 1}}
     assert "audit" not in text({"machines": [done], "cells": []})
+
+
+def test_object_cells_have_a_table_of_their_own() -> None:
+    """Whose objects, of which classes, how large, since when, and how often begun anew."""
+    shop = {
+        "machine": "m", "worker": "shop", "classes": ["Cart"], "workflows": ["order"], "state": "up",
+        "private_bytes": 21_000_000, "cpu_seconds": 1.25, "since": "2026-11-23T08:00:00.000000Z",
+        "restarts": 3, "crashes": 1,
+    }  # fmt: skip
+    head, row = objects_text([shop]).strip().splitlines()
+    assert head.split()[:3] == ["OBJECTS", "OF", "CLASSES"]
+    assert row.split("  ")[0] == "shop"
+    for told in ("Cart, order", "up", "21.0 MB", "1.2 s", "2026-11-23T08:00:00", "3 (1 crashed)"):
+        assert told in row
+    assert objects_text([]) == ""

@@ -1,5 +1,6 @@
 """What the agent tells of its machine is what other machines read."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,18 @@ import anyio
 import msgspec
 import pytest
 
-from kythera.control.status_document import CellFacts, MachineFacts, StatusAnswer
+from kythera.control.status_document import (
+    CellFacts,
+    MachineFacts,
+    ObjectCellFacts,
+    StatusAnswer,
+)
 from kythera.ground.meters import machine_memory_bytes
 from kythera.model.limits import Limits
 from kythera.model.platform import Platform
 from kythera.node.incidents import IncidentBook
+from kythera.node.keeper_client import HeldProcess
+from kythera.node.object_status import Lives, object_cell
 from kythera.node.status import MachineFacts as Facts
 from kythera.node.status import StatusServer, status
 from kythera.run.cell import Want
@@ -32,12 +40,28 @@ def told(facts: Facts) -> dict[str, Any]:
 
 def test_every_field_is_read_by_other_machines() -> None:
     """A field that nobody reads would be lost in the fleet's status."""
-    document = told(Facts(lag_ms=3, clock_offset_ms=-1, filling=(1, 2), unknown_records={"k": "w"}))
+    held = HeldProcess("objects/a/shop", os.getpid(), {"workerd": "m1"}, True, 1.5, None)
+    shop = object_cell(
+        ("a" * 32, "shop"),
+        held,
+        "up",
+        classes=["Cart"],
+        workflows=[],
+        lives=Lives(2, 1),
+        watched=True,
+    )
+    facts = Facts(lag_ms=3, clock_offset_ms=-1, filling=(1, 2), unknown_records={"k": "w"})
+    facts.objects, facts.workerds = (lambda: [shop]), {"m1": "1.2026"}
+    document = told(facts)
     answer = msgspec.convert(document, StatusAnswer)
     assert document["machines"][0].keys() <= set(MachineFacts.__struct_fields__)
     assert document["cells"][0].keys() == set(CellFacts.__struct_fields__)
     again = msgspec.to_builtins(answer)
     assert again["cells"] == document["cells"]
+    assert document["objects"][0].keys() == set(ObjectCellFacts.__struct_fields__)
+    assert again["objects"] == document["objects"]
+    assert (shop["private_bytes"] > 0, document["objects"][0]["workerd"]) == (True, "1.2026")
+    assert document["objects"][0]["since"] == "1970-01-01T00:00:01.500000Z"
     assert again["machines"][0].items() >= document["machines"][0].items()
 
 

@@ -52,6 +52,9 @@ def test_a_tail_shows_what_happens_in_objects(platform: RunningPlatform, tmp_pat
             called(platform, WORKER, "wake", "room")
             tail.until(all_seen, ask)
             events = tail.events()
+            (cell,) = (c for c in platform.status()["objects"] if c["worker"] == WORKER)
+            assert (cell["state"], cell["classes"], cell["observed"]) == ("up", ["Shop"], True)
+            assert (cell["restarts"], cell["private_bytes"] > 1_000_000) == (0, True)
     assert {event["scriptName"] for event in events} == {WORKER}
     in_objects = [event for event in events if event["executionModel"] == "durableObject"]
     assert {event["entrypoint"] for event in in_objects} == {"Shop"}

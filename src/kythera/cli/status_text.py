@@ -235,6 +235,37 @@ def uses_text(machines: Sequence[Machine]) -> str:
     return table(["WORKER", "STORE", "ASKED SINCE ITS AGENT BEGAN"], rows) if rows else ""
 
 
+def objects_text(cells: Sequence[Mapping[str, Any]], machines: int = 1) -> str:
+    """Return the table of object cells, the largest first; nothing where there are none."""
+    if not cells:
+        return ""
+    ordered = sorted(cells, key=lambda cell: (-cell.get("private_bytes", 0), cell["worker"]))
+    head = ["OBJECTS OF", "CLASSES", "STATE", "PRIVATE MEMORY", "CPU", "SINCE", "RESTARTS"]
+    rows = [
+        [
+            plain(cell["worker"]),
+            plain(", ".join([*cell.get("classes", ()), *cell.get("workflows", ())]) or "-"),
+            plain(cell.get("state", "?")),
+            f"{cell['private_bytes'] / 1e6:.1f} MB" if cell.get("private_bytes") else "-",
+            f"{cell.get('cpu_seconds', 0):.1f} s",
+            plain(cell.get("since") or "-")[:19],
+            _restarts(cell),
+        ]
+        for cell in ordered
+    ]
+    if machines > 1:
+        head = ["MACHINE", *head]
+        rows = [
+            [plain(cell.get("machine", "?")), *row] for cell, row in zip(ordered, rows, strict=True)
+        ]
+    return "\n\n" + table(head, rows)
+
+
+def _restarts(cell: Mapping[str, Any]) -> str:
+    crashes = cell.get("crashes", 0)
+    return f"{cell.get('restarts', 0)}" + (f" ({crashes} crashed)" if crashes else "")
+
+
 def percent(share: float | None) -> str:
     """Return a share of one as a percentage."""
     return "-" if share is None else f"{share * 100:.0f} %"

@@ -18,7 +18,7 @@ from kythera.control.fleet_view import cell_entries, core_names, machine_entry, 
 from kythera.control.peers_status import STATUS_BYTES_MAX, own_status
 from kythera.control.services import Services, services_of
 from kythera.control.sightings import Sighting
-from kythera.control.status_document import CellFacts, StatusAnswer
+from kythera.control.status_document import StatusAnswer
 from kythera.model.catalog import Catalog
 from kythera.model.errors import KytheraError, StoreUnavailable
 from kythera.model.records import Machine
@@ -26,7 +26,7 @@ from kythera.model.records import Machine
 LOOK_S = 30.0
 """Between two looks at all others, so that `since when` is known before anybody asks."""
 
-Seen = tuple[Sighting, list[CellFacts]]
+Seen = tuple[Sighting, StatusAnswer]
 
 
 async def fleet(request: Request) -> Response:
@@ -35,7 +35,7 @@ async def fleet(request: Request) -> Response:
 
 
 async def document(services: Services) -> dict[str, Any]:
-    """Return {"machines": […], "cells": […]} of the whole fleet."""
+    """Return {"machines": […], "cells": […], "objects": […], "incidents": […]} of the whole fleet."""
     catalog = _catalog(services)
     machines, removed = members(catalog, services.platform)
     services.fleet.sightings.keep_only({machine.name for machine in machines})
@@ -46,7 +46,8 @@ async def document(services: Services) -> dict[str, Any]:
             machine_entry(m, seen[m.name][0], cores, removed=removed and m.name == services.me)
             for m in machines
         ],
-        "cells": [e for m in machines for e in cell_entries(m.name, seen[m.name][1])],
+        "cells": [e for m in machines for e in cell_entries(m.name, seen[m.name][1].cells)],
+        "objects": [e for m in machines for e in cell_entries(m.name, seen[m.name][1].objects)],
         "incidents": [msgspec.to_builtins(incidents) for incidents in catalog.incidents()],
     }
 
@@ -76,8 +77,8 @@ async def _one(services: Services, machine: Machine) -> Seen:
     try:
         told = await _told(services, machine)
     except KytheraError as error:
-        return sightings.silent(machine.name, error.message, clock.now()), []
-    return sightings.answered(machine.name, told, clock.now()), told.cells
+        return sightings.silent(machine.name, error.message, clock.now()), StatusAnswer()
+    return sightings.answered(machine.name, told, clock.now()), told
 
 
 async def _told(services: Services, machine: Machine) -> StatusAnswer:

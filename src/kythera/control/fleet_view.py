@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from kythera.control.sightings import Sighting
-from kythera.control.status_document import CellFacts, MachineFacts
+from kythera.control.status_document import CellFacts, MachineFacts, ObjectCellFacts
 from kythera.ground.clock import iso
 from kythera.model.catalog import Catalog
 from kythera.model.platform import Platform
@@ -80,6 +80,8 @@ def _time(moment: float | None) -> str | None:
     return None if moment is None else iso(moment)
 
 
-def cell_entries(machine: str, cells: Iterable[CellFacts]) -> list[dict[str, Any]]:
-    """Return a machine's cells as the status shows them."""
+def cell_entries(
+    machine: str, cells: Iterable[CellFacts | ObjectCellFacts]
+) -> list[dict[str, Any]]:
+    """Return a machine's cells, or object cells, as the status shows them."""
     return [msgspec.to_builtins(cell) | {"machine": machine} for cell in cells]

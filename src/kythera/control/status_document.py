@@ -139,9 +139,35 @@ class CellFacts(Struct, frozen=True, kw_only=True):
     """Version of what its processes run."""
 
 
+class ObjectCellFacts(Struct, frozen=True, kw_only=True):
+    """The process of one worker's Durable Objects and Workflows, as its machine's agent sees it."""
+
+    machine: str = ""
+    account: str = ""
+    worker: str
+    version: str = ""
+    state: str = ""
+    """`up`, `starting`, `stopping` or `failing`."""
+    classes: list[str] = field(default_factory=list)
+    workflows: list[str] = field(default_factory=list)
+    pids: list[int] = field(default_factory=list)
+    private_bytes: int = 0
+    cpu_seconds: float = 0.0
+    since: str = ""
+    """When its process was started; empty: it has none."""
+    restarts: int = 0
+    """Since its machine's agent began, whatever the reason."""
+    crashes: int = 0
+    """Those that nobody had ordered."""
+    observed: bool = False
+    workerd: str = ""
+    """Version of what it runs."""
+
+
 class StatusAnswer(Struct, frozen=True, kw_only=True):
     """The whole document."""
 
     machines: list[MachineFacts] = field(default_factory=list)
     cells: list[CellFacts] = field(default_factory=list)
+    objects: list[ObjectCellFacts] = field(default_factory=list)
     incidents: list[Incidents] = field(default_factory=list)

@@ -262,6 +262,7 @@ async def drive(agent: Agent, server: StatusServer, tasks: anyio.abc.TaskGroup) 
     """Adopt what is there, then start every loop and pass on what the keeper says."""
     agent.records.changed = agent.records_changed
     agent.objects.tell = agent.facts.store_counted
+    agent.facts.objects = agent.objects.told
     agent.egress.started = agent.objects.started = agent.consoles.listen_to
     agent.consoles.engine_said = agent.egress.hear
     agent.mind.prepare, agent.mind.heal = agent.prepare, agent.blobs.heal

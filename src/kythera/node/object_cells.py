@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
@@ -25,11 +26,12 @@ from kythera.model.objects import ObjectClass, classes_of, newest
 from kythera.model.platform import Platform
 from kythera.model.records import Version
 from kythera.model.workflows import Workflow, workflows_here, workflows_of
-from kythera.node.keeper_client import Exited, KeeperClient, Ready
+from kythera.node.keeper_client import Exited, HeldProcess, KeeperClient, Ready
 from kythera.node.last_words import tell_watchers
 from kythera.node.mind import CELL_STOP_ORDER, Mind
 from kythera.node.object_doors import here
 from kythera.node.object_files import make_storage, note_writer, remove_deleted
+from kythera.node.object_status import Lives, State, object_cell
 from kythera.node.object_turns import ObjectTurns
 from kythera.node.store_use import Tell, nobody
 from kythera.node.workerd_loop import Workerds
@@ -91,6 +93,7 @@ class ObjectCells:
         """Which one runs, as far as this agent has started it."""
         self._watched: dict[WorkerKey, bool] = {}
         """What each process was told last of whether somebody watches."""
+        self._lives: dict[WorkerKey, Lives] = {}
         self._stopping: set[WorkerKey] = set()
         """Ends as ordered."""
         self._calm_at: dict[WorkerKey, float] = {}
@@ -160,12 +163,36 @@ class ObjectCells:
             if watched:
                 self._tell_watchers(key, version, "memory" if wanted_memory else "cpu")
         self._turns.ended.discard(event.name)
+        self._lives.setdefault(key, Lives()).crashes += 1
         now, detail = self.mind.clock.now(), f"object cell ended with {event.status}"
         self.mind.incidents.note(*key, version, reason, now, detail=detail)
 
     def _tell_watchers(self, key: WorkerKey, version: str, what: Limited) -> None:
         cell, at = CellName(*key, version, 0, observed=True), self.mind.clock.now()
         self.mind.tasks.start_soon(tell_watchers, self.layout.tail_socket, cell, what, at)
+
+    def told(self) -> list[dict[str, Any]]:
+        """Return all of them as the status shows them."""
+        return [self._told(key) for key in sorted(self._changed)]
+
+    def _told(self, key: WorkerKey) -> dict[str, Any]:
+        held = self.keeper.processes.get(name_of(key))
+        return object_cell(
+            key,
+            held,
+            self._state(key, held),
+            classes=[name for name, _ in self._classes(*key)],
+            workflows=[workflow.name for workflow in self._workflows(*key)],
+            lives=self._lives.get(key, Lives()),
+            watched=self._watched.get(key, False),
+        )
+
+    def _state(self, key: WorkerKey, held: HeldProcess | None) -> State:
+        if held is not None and key in self._stopping:
+            return "stopping"
+        if held is not None and held.ready:
+            return "up"
+        return "failing" if key in self._tries else "starting"
 
     async def prepare(self, version: Version) -> None:
         """Have the sockets that a cell of this version is shown, before it starts."""
@@ -214,7 +241,10 @@ class ObjectCells:
 
     async def _keep(self, key: WorkerKey) -> None:
         """Do what is to be done for one worker, until it has no objects here any more."""
-        said = await self._ask(key, "/") if name_of(key) in self.keeper.processes else None
+        said = None
+        if name_of(key) in self.keeper.processes:
+            self._lives.setdefault(key, Lives())
+            said = await self._ask(key, "/")
         if said is not None and said.leaving:
             await self._stop(key)  # as an agent that was ended meanwhile had begun to do
         while True:
@@ -261,6 +291,7 @@ class ObjectCells:
                 await self._clean(key)
                 if self._asked(key) is None:
                     del self._changed[key]
+                    self._lives.pop(key, None)
                     return True
                 self._changed[key].set()  # meanwhile it is wanted again
             case "rest":
@@ -296,6 +327,9 @@ class ObjectCells:
         assert version is not None, "asked for because it is there"
         assert used is not None, "likewise"
         self._stopping.discard(key)
+        if key in self._lives:
+            self._lives[key].restarts += 1
+        self._lives.setdefault(key, Lives())
         await self._open(key)
         await self.keeper.listen(_watch(key), self.layout.objects_watch(*key))
         await self.mind.prepare(version)

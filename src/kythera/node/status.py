@@ -1,10 +1,10 @@
 """What an operator sees of this machine: `kythera status` connects, reads one JSON document.
 
-The shape is part of the interface: {"machines": [...], "cells": [...]}.
+The shape is part of the interface: {"machines": [...], "cells": [...], "objects": [...]}.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +65,9 @@ class MachineFacts:
 
     refused: dict[str, int] = field(default_factory=dict)
     """What the front door refused or ended, by reason."""
+
+    objects: Callable[[], list[dict[str, Any]]] = list
+    """What there is to say of object cells."""
 
     def store_counted(self, name: str, counts: StoreCounts) -> None:
         """Take what a store has counted."""
@@ -162,7 +165,18 @@ def status(platform: Platform, cells: Cells, facts: MachineFacts) -> dict[str, A
         for worker in cells.workers.values()
         for cell in worker.cells.values()
     ]
-    return {"machines": [machine], "cells": listed}
+    return {
+        "machines": [machine],
+        "cells": listed,
+        "objects": [
+            {
+                **told,
+                "machine": platform.machine,
+                "workerd": facts.workerds.get(told["workerd"], told["workerd"]),
+            }
+            for told in facts.objects()
+        ],
+    }
 
 
 class StatusServer:
