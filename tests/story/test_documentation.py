@@ -36,6 +36,7 @@ DOCUMENTS = (
     "docs/4-keep.md",
     "docs/data/cron.md",
     "docs/data/queues.md",
+    "docs/data/workflows.md",
     "docs/data/cache.md",
     "docs/operate/5-back-up.md",
     "docs/operate/6-tokens-and-audit.md",

@@ -103,6 +103,8 @@ def test_the_binding_steers_an_instance(platform: RunningPlatform, flowing: str)
         {"id": "b2"},
     ]
     assert "instance.not_found" in called(platform, flowing, "get", id="b1")["message"]
+    assert called(platform, flowing, "gone", id="steered") is None
+    assert "instance.not_found" in called(platform, flowing, "get", id="steered")["message"]
 
 
 def test_another_worker_is_bound_to_it(platform: RunningPlatform, flowing: str) -> None:
@@ -124,16 +126,20 @@ def test_another_worker_is_bound_to_it(platform: RunningPlatform, flowing: str) 
             platform.upload("guest-flow", flows(), bindings=[wrong])
 
 
-def object_cell(platform: RunningPlatform) -> int:
-    """Return the pid of the object cell that was started last."""
+def kill(platform: RunningPlatform, event: str) -> None:
+    """Kill the process that was started last with this event."""
     lines = platform.log.read_text(errors="replace").splitlines()
-    return int(json.loads([line for line in lines if "object_cell_started" in line][-1])["pid"])
+    pid = int(json.loads([line for line in lines if event in line][-1])["pid"])
+    os.kill(pid, signal.SIGKILL)
 
 
-def begin(platform: RunningPlatform, worker: str, instance: str, **params: Any) -> None:
-    """Make an instance and wait until it works."""
-    called(platform, worker, "create", id=instance, params={"kind": "long", **params})
-    wait_until(lambda: state_of(platform, worker, instance) == "running", f"{instance} works")
+def begin(
+    platform: RunningPlatform, worker: str, instance: str, kind: str = "long", **params: Any
+) -> None:
+    """Make an instance and wait until it works, or waits."""
+    called(platform, worker, "create", id=instance, params={"kind": kind, **params})
+    begun = "running" if kind == "long" else "waiting"
+    wait_until(lambda: state_of(platform, worker, instance) == begun, f"{instance} has begun")
 
 
 def used(platform: RunningPlatform, worker: str) -> dict[str, int]:
@@ -150,11 +156,14 @@ def test_instances_go_on_after_every_death(tmp_path: Path) -> None:
     with running(state) as platform:
         deploy_flows(platform, "lasting")
         begin(platform, "lasting", "killed")
-        os.kill(object_cell(platform), signal.SIGKILL)
+        kill(platform, "object_cell_started")
         assert ended(platform, "lasting", "killed")["output"] == ["1", "1"]
-        begin(platform, "lasting", "updated", ms=500)
+        begin(platform, "lasting", "updated", "patient")
+        begin(platform, "lasting", "patient", "patient")
+        kill(platform, "agent_started")
         deploy_flows(platform, "lasting", "2")
-        assert ended(platform, "lasting", "updated")["output"] == ["1", "2"]
+        called(platform, "lasting", "send", id="updated", type="word", payload="go")
+        assert ended(platform, "lasting", "updated")["output"] == ["1", "2", "go"]
         begin(platform, "lasting", "saved", ms=2000)
         begin(platform, "lasting", "over", ms=2000)
         done = platform.kythera("backup", "create", str(file))
@@ -163,12 +172,17 @@ def test_instances_go_on_after_every_death(tmp_path: Path) -> None:
         platform.kill()
     with running(state) as platform:
         assert ended(platform, "lasting", "over")["output"] == ["2", "2"]
+        called(platform, "lasting", "send", id="patient", type="word", payload="go")
+        assert ended(platform, "lasting", "patient")["output"] == ["1", "2", "go"]
     argv = [*COMMAND, "backup", "restore", "--state", str(again), str(file)]
     subprocess.run(argv, env=clean_environment(), capture_output=True, timeout=60, check=True)
     with running(again) as platform:
         assert ended(platform, "lasting", "saved")["output"] == ["2", "2"]
-        listing = platform.call("GET", "/workflows/lasting/instances?status=complete").json()
-        assert {each["id"] for each in listing["result"]} == {"killed", "updated", "saved", "over"}
+        called(platform, "lasting", "send", id="patient", type="word", payload="back")
+        assert ended(platform, "lasting", "patient")["output"] == ["1", "2", "back"]
+        listing = platform.call("GET", "/workflows/lasting/instances").json()["result"]
+        found = {each["id"] for each in listing}
+        assert found == {"killed", "updated", "saved", "patient"} | (found & {"over"})
 
 
 def test_every_command_of_wrangler(wrangler: Wrangler, tmp_path: Path) -> None:

@@ -43,6 +43,11 @@ const KINDS = {
     return at;
   },
   async forever(event, step) { await step.sleep('for ever', '400 days'); },
+  async patient(event, step) {
+    const began = await step.do('begin', async () => '%version%');
+    const { payload } = await step.waitForEvent('word', { type: 'word', timeout: '1 day' });
+    return [began, '%version%', payload];
+  },
   async long(event, step) {
     const began = await step.do('begin', async () => '%version%');
     await step.do('work', quick(5), () => scheduler.wait(event.payload.ms ?? 1500));
@@ -64,6 +69,7 @@ const CALLS = {
   restart: async (env, { id, ...more }) => (await env.FLOW.get(id)).restart(more),
   terminate: async (env, { id }) => (await env.FLOW.get(id)).terminate(),
   remove: async (env, { ids }) => env.FLOW.deleteBatch(ids),
+  gone: async (env, { id }) => (await env.FLOW.get(id)).delete(),
 };
 export default {
   async fetch(request, env) {

@@ -332,7 +332,7 @@ export class Instance extends Engine {
     const order = oldest ? 'ASC' : 'DESC';
     const [time, id] = after ?? [oldest ? -1 : Number.MAX_SAFE_INTEGER, ''];
     return this.#rows.exec(
-      `SELECT * FROM instances WHERE status ${status === undefined ? 'IS NOT ?' : '= ?'}`
+      `SELECT * FROM instances WHERE ${status === undefined ? '? IS NULL' : 'status = ?'}`
       + ` AND created BETWEEN ? AND ? AND (created, id) ${compared} (?, ?)`
       + ` ORDER BY created ${order}, id ${order} LIMIT ? OFFSET ?`,
       status ?? null, since, until, time, id, size, offset).toArray();
@@ -341,13 +341,6 @@ export class Instance extends Engine {
   tally() {
     const rows = this.#rows.exec('SELECT status, count(*) AS n FROM instances WHERE status IS NOT NULL GROUP BY status');
     return Object.fromEntries(rows.toArray().map(({ status, n }) => [status, n]));
-  }
-
-  // Rows whose instance is not there are of whoever died while making it.
-  forget(ids) {
-    for (const id of ids) {
-      this.#rows.exec('DELETE FROM instances WHERE id = ? AND created < ?', id, Date.now() - UNBORN_MS);
-    }
   }
 }
 
@@ -368,6 +361,19 @@ export class Binding extends WorkflowBinding {
     return made;
   }
 
+  // The directory is told here, for the instance may end before it can tell.
+  async deleteInstance(id) {
+    await super.deleteInstance(id);
+    await directoryOf(this.ctx.props.workflow).note(id, null, Date.now());
+  }
+
+  async deleteBatch(options) {
+    const told = await super.deleteBatch(options);
+    const directory = directoryOf(this.ctx.props.workflow);
+    await Promise.all(told.deleted.map(({ id }) => directory.note(id, null, Date.now())));
+    return told;
+  }
+
   async sendEvent(id, event) {
     checkPayload(event?.payload, 'An event');
     return super.sendEvent(id, event);
@@ -384,11 +390,9 @@ async function listed(workflow, asked) {
   const directory = directoryOf(workflow);
   const rows = await directory.page(asked);
   const found = await Promise.all(rows.map(async (row) => {
-    if (ENDED.includes(row.status)) {
-      return row;
-    }
     const status = await ours[`workflow:${workflow}`].getByName(row.id).glance();
-    if (status !== null && status !== row.status) {
+    const comes = status === null && row.status === null && row.created > Date.now() - UNBORN_MS;
+    if (status !== row.status && !comes) {
       await directory.note(row.id, status, Date.now());
       return directory.row(row.id);
     }
