@@ -77,7 +77,7 @@ async def test_a_namespace_s_worker_has_all_that_a_worker_has_but_an_address(wor
     assert b"export default" in (await world.call("GET", f"{one}/content")).content
     await world.ok("PUT", f"{one}/content", files=form("export default { fetch() { /* 2 */ } }"))
     assert b"/* 2 */" in (await world.call("GET", f"{one}/content")).content
-    assert [b["name"] for b in await world.ok("GET", f"{one}/bindings")] == ["S", "V"]
+    assert [b["name"] for b in await world.ok("GET", f"{one}/bindings")] == ["V"]
     assert await world.ok("GET", f"{one}/tags") == ["b", "c"]
     assert await world.ok("GET", "scripts") == []
     for path in ("tenants~shop", "tenants~shop/routes", "tenants~shop/subdomain"):
