@@ -144,6 +144,9 @@ def filer_settings(folder: Path) -> str:
 
 MEMORY = "256MiB"
 """Above this Go's collector works harder: without it 3 GB read in one go left 1.1 GB behind."""
+READ_AHEAD_MIB = 1024
+"""Of all reads together; without it each read of a large object takes that much. Less is much slower: what
+was read ahead is dropped before it is sent (1 GB read: 5 s with 1,024, 18 s with 512, 36 s with 64)."""
 INSIDE = "/tmp"  # noqa: S108 (a folder in memory, of its sandbox)
 QUIET = (
     *("-alsologtostderr=false", "-stderrthreshold=2", "-logdir=/tmp", "-v=-1"),
@@ -172,5 +175,6 @@ def command(files: EngineFiles, bubblewrap: str, weed: Path) -> list[str]:
         *(f"-filer.localSocket={INSIDE}/filer.sock", f"-s3.localSocket={files.socket}"),
         *(f"-s3.config={files.settings / 's3.json'}", "-s3.iam=false"),
         *("-s3.port.iceberg=0", "-s3.port.lance=0"),
+        f"-s3.readerCacheSizeMB={READ_AHEAD_MIB}",
         *("-s3.autoCreateBucket=false", "-s3.allowDeleteBucketNotEmpty=false"),
     ]
