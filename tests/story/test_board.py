@@ -1,4 +1,4 @@
-"""The board: six bindings at once, deployed by one command and used as visitors use it: through its
+"""The board: seven bindings at once, deployed by one command and used as visitors use it: through its
 interfaces, and with a real browser."""
 
 import json
@@ -7,6 +7,7 @@ import struct
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -112,6 +113,10 @@ def a_day(platform: RunningPlatform, worker: str) -> str:
     ada, bob = join(platform, worker, "Ada"), join(platform, worker, "Bob")
     assert platform.get(worker, "/join", method="POST", json={"name": "Ada"}).status_code == 409
     assert platform.get(worker, "/outbox").status_code == 401
+    ask = partial(platform.get, worker, "/join", method="POST", json={"name": "Eve"})
+    with ThreadPoolExecutor() as pool:
+        at_once = [pool.submit(ask) for _ in range(5)]
+        assert sorted(each.result().status_code for each in at_once) == [201, 409, 409, 409, 409]
 
     image = picture()
     of_ada = {"cookie": ada, "content-type": "image/png"}
@@ -139,10 +144,12 @@ def a_day(platform: RunningPlatform, worker: str) -> str:
         "name": "Ada",
         "posts": 1,
     }
+    sent = [
+        "Welcome to the board, Ada.",
+        "You have found the room, Ada. Post what you like.",
+    ]
     wait_until(
-        lambda: letters(platform, worker, ada) == ["Welcome to the board, Ada."],
-        "a letter",
-        deadline_s=WAIT_S,
+        lambda: letters(platform, worker, ada) == sent, "the sign-up's letters", deadline_s=WAIT_S
     )
     done = platform.kythera("cron", "run", worker)
     assert done.returncode == 0, done.stderr
@@ -155,7 +162,7 @@ def a_day(platform: RunningPlatform, worker: str) -> str:
 
 
 def test_a_day_on_the_board(platform: RunningPlatform) -> None:
-    """Six bindings at once, made by `wrangler deploy` alone."""
+    """Seven bindings at once, made by `wrangler deploy` alone."""
     a_day(platform, BOARD)
 
 

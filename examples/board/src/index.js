@@ -1,11 +1,13 @@
 // A notice board that keeps everything it knows beside its code: people and mail in D1, sessions in KV,
-// pictures and files in R2, the room that all see at once in a Durable Object, letters to send in a queue, and a
-// tidying-up each night.
+// pictures and files in R2, the room that all see at once in a Durable Object, letters to send in a queue,
+// signing up in a workflow, and a digest each night.
 
 import page from "./page.html";
 import { migrate } from "./schema.js";
 import { digest } from "./nightly.js";
+import { signUp, visited } from "./sign-up.js";
 export { Room } from "./room.js";
+export { SignUp } from "./sign-up.js";
 
 const SESSION_S = 7 * 24 * 3600;
 const NAME_LENGTH_MAX = 40;
@@ -60,11 +62,9 @@ function refused() {
 async function join(request, env) {
   const name = String((await request.json()).name ?? "").trim().slice(0, NAME_LENGTH_MAX);
   if (!name) return Response.json({ error: "A name is needed." }, { status: 400 });
-  const taken = await env.DB.prepare("INSERT OR IGNORE INTO people (name) VALUES (?)").bind(name).run();
-  if (!taken.meta.changes) return Response.json({ error: "Somebody has that name." }, { status: 409 });
+  if (!(await signUp(env, name))) return Response.json({ error: "Somebody has that name." }, { status: 409 });
   const session = crypto.randomUUID();
   await env.SESSIONS.put(session, name, { expirationTtl: SESSION_S });
-  await env.MAIL.send({ to: name, text: `Welcome to the board, ${name}.` });
   const cookie = `session=${session}; Path=/; HttpOnly; SameSite=Lax; Max-Age=${SESSION_S}`;
   return Response.json({ name }, { status: 201, headers: { "set-cookie": cookie } });
 }
@@ -146,6 +146,7 @@ async function getFile(request, env, url) {
 async function enterRoom(request, env) {
   const me = await person(request, env);
   if (!me) return refused();
+  await visited(env, me.name);
   const named = new Request(request);
   named.headers.set("x-name", encodeURIComponent(me.name));
   return room(env).fetch(named);
