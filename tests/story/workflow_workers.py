@@ -39,7 +39,9 @@ const KINDS = {
   },
   async many(event, step) {
     let at = 0;
-    for (; at < event.payload.steps; at += 1) { await step.do('step', async () => null); }
+    for (; at < event.payload.steps; at += 1) {
+      await step.do('step', quick(0), () => scheduler.wait(event.payload.each ?? 0));
+    }
     return at;
   },
   async forever(event, step) { await step.sleep('for ever', '400 days'); },
