@@ -107,6 +107,14 @@ def test_the_binding_steers_an_instance(platform: RunningPlatform, flowing: str)
     assert "instance.not_found" in called(platform, flowing, "get", id="steered")["message"]
 
 
+def test_an_instance_is_followed(platform: RunningPlatform, flowing: str) -> None:
+    """Goal: `subscribe` tells each event of an instance, from its beginning to its end."""
+    called(platform, flowing, "create", id="followed", params={"kind": "many", "steps": 1})
+    told = called(platform, flowing, "follow", id="followed")
+    assert told[0] == "workflow_queued"
+    assert told[-3:] == ["attempt_completed", "step_completed", "workflow_completed"]
+
+
 def test_another_worker_is_bound_to_it(platform: RunningPlatform, flowing: str) -> None:
     """Goal: `script_name` leads to the same instances; a Workflow that is not there, and a name that is
     another worker's, are refused at the upload."""
@@ -238,7 +246,7 @@ def test_newer_commands_of_wrangler(wrangler: Wrangler, platform: RunningPlatfor
     if wrangler.version.startswith("4.86."):
         return
     deploy_flows(platform, "newer-flow")
-    params = {"kind": "long", "rest": 86_400_000}
+    params: dict[str, Any] = {"rest": 86_400_000}
     for instance in ("n1", "n2"):
         begin(platform, "newer-flow", instance, **params)
     wrangler.do("workflows", "instances", "terminate-all", "newer-flow")

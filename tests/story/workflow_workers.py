@@ -71,6 +71,15 @@ const CALLS = {
   restart: async (env, { id, ...more }) => (await env.FLOW.get(id)).restart(more),
   terminate: async (env, { id }) => (await env.FLOW.get(id)).terminate(),
   remove: async (env, { ids }) => env.FLOW.deleteBatch(ids),
+  follow: async (env, { id }) => {
+    using events = await (await env.FLOW.get(id)).subscribe();
+    const told = [];
+    for (;;) {
+      const { done, value } = await events.next();
+      if (value) { told.push(value.type); }
+      if (done || value?.type === 'workflow_completed') { return told; }
+    }
+  },
   gone: async (env, { id }) => (await env.FLOW.get(id)).delete(),
 };
 export default {
