@@ -39,7 +39,9 @@ const KINDS = {
   },
   async many(event, step) {
     let at = 0;
-    for (; at < event.payload.steps; at += 1) { await step.do('step', async () => null); }
+    for (; at < event.payload.steps; at += 1) {
+      await step.do('step', quick(0), () => scheduler.wait(event.payload.each ?? 0));
+    }
     return at;
   },
   async forever(event, step) { await step.sleep('for ever', '400 days'); },
@@ -69,6 +71,15 @@ const CALLS = {
   restart: async (env, { id, ...more }) => (await env.FLOW.get(id)).restart(more),
   terminate: async (env, { id }) => (await env.FLOW.get(id)).terminate(),
   remove: async (env, { ids }) => env.FLOW.deleteBatch(ids),
+  follow: async (env, { id }) => {
+    using events = await (await env.FLOW.get(id)).subscribe();
+    const told = [];
+    for (;;) {
+      const { done, value } = await events.next();
+      if (value) { told.push(value.type); }
+      if (done || value?.type === 'workflow_completed') { return told; }
+    }
+  },
   gone: async (env, { id }) => (await env.FLOW.get(id)).delete(),
 };
 export default {

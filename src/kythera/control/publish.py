@@ -25,7 +25,7 @@ from kythera.deploy.refusals import worker_absent
 from kythera.deploy.settings import annotations
 from kythera.deploy.upload import Draft
 from kythera.deploy.versions import too_many
-from kythera.deploy.workflows import refuse_no_class
+from kythera.deploy.workflows import made_by, refuse_no_class
 from kythera.distribute.files import named_blobs
 from kythera.ground.clock import iso
 from kythera.model.catalog import Catalog
@@ -96,6 +96,8 @@ async def publish(
             machine=home_of_objects(catalog, account, name),
         )
         draft = await anyio.to_thread.run_sync(drafting, origin)
+        flows = made_by(draft.version, origin)
+        draft = replace(draft, classes=(*draft.classes, *flows))
         refuse_new(origin.previous, draft.version)
         refuse_absent(catalog, draft.version)
         refuse_no_worker(draft.version.bindings, catalog, account, name)

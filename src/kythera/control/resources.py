@@ -12,6 +12,7 @@ from kythera.deploy.refusals import Refusals
 from kythera.model.catalog import Catalog
 from kythera.model.names import DISPATCH, queue_id
 from kythera.model.records import Binding, Version
+from kythera.model.workflows import WORKFLOW
 
 LEADS_TO: Mapping[str, tuple[str, str, int]] = {
     "d1": ("id", "D1 binding {} references database", 10181),
@@ -69,4 +70,8 @@ def _led_to(version: Version) -> set[tuple[str, str]]:
         (binding.type, binding.fields[LEADS_TO[binding.type][0]])
         for binding in version.bindings
         if binding.type in LEADS_TO
+    } | {
+        (WORKFLOW, binding.fields["workflow_name"])
+        for binding in version.bindings
+        if binding.type == WORKFLOW and "script_name" in binding.fields
     }

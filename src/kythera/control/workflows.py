@@ -35,9 +35,8 @@ from kythera.model.records import Resource
 from kythera.model.workflows import WORKFLOW, read_workflow, workflow_named
 
 TURN = "workflows"
-BODY_BYTES_MAX = 101 * MIB
-"""Of a hundred instances, each with the largest event."""
-PER_PAGE, PER_PAGE_MAX = 50, 100
+BATCH_BYTES_MAX = 16 * MIB
+"""Of a hundred instances: the object cell has it in memory."""
 ELSEWHERE, NOT_RUN = 10013, 10064
 Fields = dict[str, Any]
 
@@ -200,7 +199,8 @@ async def get_instances(request: Request) -> Response:
 async def post_instance(request: Request) -> Response:
     """POST workflows/{name}/instances: `instance_id` and `params`, or neither."""
     services, one = _named(request)
-    document = await object_body(request, BODY_BYTES_MAX)
+    most = services.platform.limits.workflow_payload_bytes_max + MIB
+    document = await object_body(request, most)
     made = await _call(services, one, "create", workflow_forms.read_instance(document))
     return success(_made(services, one, made["id"]))
 
@@ -213,7 +213,7 @@ def _made(services: Services, one: Resource, instance: str) -> Fields:
 async def post_instances(request: Request) -> Response:
     """POST workflows/{name}/instances/batch: a hundred at most; those whose id is there are left out."""
     services, one = _named(request)
-    asked = as_list(await json_body(request, BODY_BYTES_MAX), "the instances")
+    asked = as_list(await json_body(request, BATCH_BYTES_MAX), "the instances")
     entries = [workflow_forms.read_instance(as_object(each, "an instance")) for each in asked]
     made = await _call(services, one, "createBatch", entries)
     return success([_made(services, one, each["id"]) for each in made])

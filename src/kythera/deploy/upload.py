@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from kythera.deploy import object_exports, objects, settings, workflows
+from kythera.deploy import object_exports, objects, settings
 from kythera.deploy.bindings import PART_TYPES, Origin, resolve
 from kythera.deploy.confinement import confinement
 from kythera.deploy.documents import as_flag, as_object, as_text, read_object, shown
@@ -65,7 +65,7 @@ class Draft:
     settings: Mapping[str, Any]
     """Fields of the worker's record that this upload sets."""
     classes: tuple[Resource, ...] = ()
-    """Classes of Durable Objects and Workflows that it makes or changes."""
+    """Classes of Durable Objects that it makes or changes; when it is published, Workflows too."""
 
 
 def read_upload(parts: Sequence[Part], *, metadata_bytes_max: int) -> Upload:
@@ -129,7 +129,7 @@ def draft(upload: Upload, origin: Origin, completed: Callable[[str], str]) -> Dr
         version=msgspec.structs.replace(version, etag=etag(version)),
         blobs=blobs,
         settings=settings.worker_settings(metadata),
-        classes=(*objects.changed(before, classes), *workflows.made_by(version, origin)),
+        classes=objects.changed(before, classes),
     )
 
 

@@ -15,6 +15,7 @@ const WATCH_MS = 5000;
 // A row whose instance was never made: whoever made it has died between the two.
 const UNBORN_MS = 60_000;
 const PAGE_MAX = 100;
+const LEAVING_MS = 60_000;
 const SPAN = { day: 86_400_000, hour: 3_600_000, minute: 60_000, second: 1000 };
 
 const counts = { calls: 0, failed: 0, created: 0, attempts: 0, attempts_failed: 0, ended: 0 };
@@ -89,8 +90,8 @@ class Steps extends RpcTarget {
   }
 
   async do(name, ...given) {
-    if (leaving) {
-      await new Promise(() => {});  // the next process runs it
+    while (leaving) {
+      await scheduler.wait(LEAVING_MS);  // the next process runs it
     }
     const at = given.findIndex((each) => typeof each === 'function');
     if (at >= 0) {
