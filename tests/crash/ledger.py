@@ -9,6 +9,7 @@ an object has answered the one before never does again. A message that was ackno
 least once.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ LATER = ("alarm", "secret")
 MESSAGES = {"queue": ("crash", "crash-dead"), "dead": ("crash-dead",)}
 """Stores of messages, and the queues in one of which each is heard."""
 REFUSAL_MAX = 120
+ONCE = re.compile(r"(?<=reference = )\S+|(?<=ray=)\S+|\s+$")
+"""What differs each time in what is said of a refusal."""
 STORES = (*VALUES, *COUNTERS, *LATER, *MESSAGES)
 
 
@@ -101,7 +104,7 @@ class Ledger:
         """Note that nobody knows whether it was written."""
         self.tell(name, f"{value} is not acknowledged: {why}")
         self.names[store, name].over = True
-        self.refusals[f"{store}: {why[:REFUSAL_MAX]}"] += 1
+        self.refusals[f"{store}: {ONCE.sub('…', why)[:REFUSAL_MAX]}"] += 1
 
     def called(self, name: str, call: Call) -> None:
         """Note what a counter's call answered."""

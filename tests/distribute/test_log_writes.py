@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from kythera.distribute.log_writes import has_room, write_error_in
+from kythera.distribute.log_writes import write_error_in
+from kythera.ground.files import has_room
 
 FULL = "JetStream stream 'RECORDS > KV' write error: write /s/msgs/1.blk: no space left on device"
 

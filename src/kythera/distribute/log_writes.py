@@ -4,8 +4,6 @@ nats-server (2.15) that once could not write to its disk writes nothing to that 
 started anew, though there may be room again; whoever writes gets no answer. It does say so of its health.
 """
 
-import os
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,9 +30,3 @@ def write_error_in(answer: bytes) -> str:
     told: dict[str, Any] = msgspec.json.decode(answer, type=dict[str, Any]).get("data") or {}
     errors = [each.get("error", "") for each in told.get("errors") or ()]
     return next((error for error in [*errors, told.get("error", "")] if MARK in error), "")
-
-
-def has_room(folder: Path, bytes_min: int) -> bool:
-    """Tell whether a disk has so much left: a server that starts needs some itself."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize >= bytes_min

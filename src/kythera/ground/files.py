@@ -83,3 +83,9 @@ def memfd_path(data: bytes) -> Iterator[Path]:
         yield Path(f"/proc/self/fd/{descriptor}")
     finally:
         os.close(descriptor)
+
+
+def has_room(folder: Path, bytes_min: int) -> bool:
+    """Tell whether a folder's disk has so much left."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize >= bytes_min

@@ -18,7 +18,7 @@ from kythera.distribute import cores
 from kythera.distribute.address import address_at
 from kythera.distribute.cores import ServerPlan
 from kythera.distribute.link import LinkLost
-from kythera.distribute.log_writes import has_room, write_error
+from kythera.distribute.log_writes import write_error
 from kythera.distribute.nats_server import (
     folder_of,
     forget_epochs,
@@ -28,6 +28,7 @@ from kythera.distribute.nats_server import (
 )
 from kythera.distribute.promotion import point_to_log
 from kythera.distribute.remembered import remember_core
+from kythera.ground.files import has_room
 from kythera.ground.layout import Layout
 from kythera.model.errors import KytheraError
 from kythera.model.limits import Limits

@@ -3,7 +3,8 @@ alone, where the objects are kept by another endpoint (`node.r2_elsewhere`).
 
 Promises: a machine whose workers have no bucket runs neither; the store's socket is the keeper's, so
 that what is asked while either starts, or is started again, waits; processes of a crashed agent are
-adopted; a store that does not answer for `r2_silent_ms_max` is killed and replaced.
+adopted; a store that does not answer for `r2_silent_ms_max` is killed and replaced, and so is an engine that
+writes nothing any more, for its disk was full (`store.r2_health`).
 """
 
 import os
@@ -31,8 +32,9 @@ STORE, ENGINE = "store/r2", "r2-engine"
 SIGKILL = 9
 STORE_STOPS, ENGINE_STOPS = 2, 3
 """After the cells; the engine after the store."""
-ASK = b"GET / HTTP/1.1\r\nHost: r2\r\nConnection: close\r\n\r\n"
-"""Without a pass: it is refused, by whoever lives."""
+ASK = b"GET /healthz HTTP/1.1\r\nHost: r2\r\nConnection: close\r\n\r\n"
+AILS, ENDED = b"HTTP/1.1 503 ", b"ended"
+"""What says that the engine has to be started anew; that the store has just ended."""
 KEPT = ("PATH", "LANG", "TMPDIR", "PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
 LOOK_S = 2.0
 
@@ -119,27 +121,33 @@ class R2:
                 use.show("down")
                 continue
             now = anyio.current_time()
-            if held.pid != since[0] or await self._answers():
+            said = await self._asked_store()
+            if AILS in said:
+                self._journal.error("r2_engine_writes_nothing", remedy="It is started anew.")
+                self._engine.replacing = True
+                await self._replace(ENGINE)
+            if held.pid != since[0] or said:
                 if held.pid == since[0]:
                     await use.heard(held.pid)
                 since = (held.pid, now)
             elif (now - since[1]) * 1000 > self._platform.limits.r2_start_ms:
                 self._journal.error("r2_hangs", pid=held.pid)
-                await self._replace()
+                await self._replace(STORE)
 
-    async def _replace(self) -> None:
+    async def _replace(self, process: str) -> None:
         try:
-            await self._keeper.signal(STORE, SIGKILL)
+            await self._keeper.signal(process, SIGKILL)
         except KytheraError as error:
             self._journal.warning("r2_not_replaced", error=str(error))
 
-    async def _answers(self) -> bool:
+    async def _asked_store(self) -> bytes:
+        """Return how the store's answer begins; empty: it does not answer."""
         with anyio.move_on_after(self._platform.limits.r2_silent_ms_max / 1000):
             try:
                 path = self._layout.store_socket(NAME)
                 async with await anyio.connect_unix(path) as stream:
                     await stream.send(ASK)
-                    return (await stream.receive()).startswith(b"HTTP/1.1 ")
+                    return await stream.receive()
             except (OSError, anyio.EndOfStream, anyio.BrokenResourceError):
-                return True  # it ended meanwhile: the keeper says so
-        return False
+                return ENDED  # the keeper says so
+        return b""

@@ -23,6 +23,7 @@ from aiohttp import ClientConnectionError, ClientPayloadError, web
 
 from kythera.ground.chance import SystemChance
 from kythera.ground.clock import SystemClock
+from kythera.ground.files import has_room
 from kythera.ground.journal import configure
 from kythera.ground.layout import Layout
 from kythera.ground.passes import PASS_HEADER, NotAPass, Pass, check
@@ -31,6 +32,7 @@ from kythera.store import r2_errors
 from kythera.store.r2_conditions import holds, range_given, range_header
 from kythera.store.r2_elsewhere import endpoint_of, read_key
 from kythera.store.r2_engine import EngineFiles
+from kythera.store.r2_health import EngineHealth
 from kythera.store.r2_listing import cut
 from kythera.store.r2_objects import view
 from kythera.store.r2_protocol import (
@@ -60,6 +62,11 @@ LISTED_BYTES_MAX = 700 * 1024
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Answer = Callable[[Pass, Question, int, AsyncIterator[bytes]], Awaitable[Any]]
 
+HEALTH = "/healthz"
+"""Asked by the agent, without a pass: 503 when the engine has to be started anew."""
+ENGINE_ROOM_BYTES_MIN = 64 * 1024 * 1024
+"""With less the disk is as good as full."""
+
 
 CLASS_B = ("head", "get")
 FREE = ("delete", "abortMultipartUpload", "deleteBucket")
@@ -73,10 +80,11 @@ def class_of(method: str) -> str:
 class R2Server:
     """Answers cells."""
 
-    def __init__(self, store: R2Store, key: str) -> None:
+    def __init__(self, store: R2Store, key: str, health: EngineHealth) -> None:
         self.usage = Usage("class_a", "class_b", "free", "bytes_in", "bytes_out")
         self._store = store
         self._key = key
+        self._health = health
         self._journal = structlog.get_logger("r2")
         self._writes: Mapping[str, Answer] = {
             "put": self._put,
@@ -91,6 +99,9 @@ class R2Server:
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request, whatever it is."""
         try:
+            if request.path == HEALTH:
+                ails = self._health.ails(anyio.current_time())
+                return web.Response(status=503 if ails else 200)
             granted = check(request.headers.get(PASS_HEADER, ""), self._key, STORE)
             if request.path == PATH and is_agents(granted):
                 return web.Response(body=self.usage.told(), content_type="application/json")
@@ -277,6 +288,10 @@ async def _acknowledged() -> None:
     """Another endpoint answers when it has what it was given: that is its promise, not ours."""
 
 
+def _write_failed(health: EngineHealth, folder: Path) -> None:
+    health.refused(anyio.current_time(), room=has_room(folder, ENGINE_ROOM_BYTES_MIN))
+
+
 async def serve(layout: Layout, listener: socket.socket, outside: socket.socket | None) -> None:
     """Serve cells, and S3's clients at `outside`, until a signal says stop."""
     platform = layout.read_platform()
@@ -287,11 +302,13 @@ async def serve(layout: Layout, listener: socket.socket, outside: socket.socket 
         if platform.r2_endpoint:
             endpoint = endpoint_of(platform.r2_endpoint, read_key(Path(platform.r2_key)))
             settle = _acknowledged
+        health = EngineHealth()
         s3 = await stack.enter_async_context(open_s3(endpoint, limits.r2_silent_ms_max))
         if not platform.r2_endpoint:
             probe = await stack.enter_async_context(open_s3(endpoint, limits.r2_start_ms))
             s3.recovered = partial(_wait_until_up, files, probe, limits.r2_start_ms)
             await s3.recovered()
+            s3.write_failed = partial(_write_failed, health, files.engine)
         store = R2Store(
             s3,
             limits,
@@ -300,7 +317,8 @@ async def serve(layout: Layout, listener: socket.socket, outside: socket.socket 
             buckets=files.buckets,
             settle=settle,
         )
-        doors: list[tuple[Handler, socket.socket]] = [(R2Server(store, key).answer, listener)]
+        ours = R2Server(store, key, health)
+        doors: list[tuple[Handler, socket.socket]] = [(ours.answer, listener)]
         if outside is not None:
             buckets = RecordedBuckets(layout, files.buckets)
             doors.append((S3Door(store, files.outside(), SystemClock(), buckets).answer, outside))

@@ -60,6 +60,9 @@ class _Signer(S3SigV4Auth):  # type: ignore[misc]
         return False
 
 
+WRITES = ("PUT", "POST", "DELETE")
+
+
 class S3:
     """One endpoint; make it by `open_s3`."""
 
@@ -70,6 +73,8 @@ class S3:
         self._signer = _Signer(credentials, "s3", endpoint.region)
         self.recovered: Callable[[], Awaitable[None]] | None = None
         """Waits, but not for ever, until an endpoint that is away is there again."""
+        self.write_failed: Callable[[], None] | None = None
+        """Told of each write that the endpoint, not the caller, is to blame for."""
 
     @asynccontextmanager
     async def ask(
@@ -100,6 +105,8 @@ class S3:
                 async with self._session.request(
                     method, URL(url, encoded=True), headers=sent, data=body
                 ) as answer:
+                    if answer.status >= 500 and method in WRITES and self.write_failed:
+                        self.write_failed()
                     if answer.status >= 400:
                         raise _failure(answer.status, await answer.content.read(FAILURE_BYTES_MAX))
                     answered = True
