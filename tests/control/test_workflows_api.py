@@ -4,10 +4,14 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import pytest
 
+from kythera.control.caller import Caller, Forbidden, called_by
+from kythera.control.resources import refuse_new
 from kythera.control.store_calls import NoStores
 from kythera.model.errors import StoreUnavailable
+from kythera.model.records import Binding
 from kythera.model.workflows import WORKFLOW
 from tests.control.world import ACCOUNT, ROOT, World
 
@@ -163,3 +167,25 @@ async def test_an_object_cell_that_is_away_is_said_to_be(world: World) -> None:
     assert answer.status_code == 503
     with pytest.raises(StoreUnavailable):
         await NoStores().ask_object_cell((ACCOUNT, "hello"), "/", b"", 1.0)
+
+
+async def test_a_token_for_one_worker_reaches_its_own_workflows_alone(world: World) -> None:
+    """Goal: others' are not shown, not steered, and not given to a worker that did not have them."""
+    await flowing(world, list=[])
+    await world.deploy("guest", CODE)
+    guest = Caller(name="guest", scopes=("deploy",), workers=("guest",))
+    shared = Binding(
+        name="F", type="workflow", fields={"workflow_name": "orders", "script_name": "hello"}
+    )
+    (version,) = world.catalog.versions(ACCOUNT, "guest")
+    given = msgspec.structs.replace(version, bindings=(shared,))
+    with called_by(guest):
+        with pytest.raises(Forbidden, match="orders"):
+            refuse_new(version, given)
+        refuse_new(given, given)
+    made = {"name": "guest", "scopes": ["deploy"], "workers": ["guest"]}
+    token = (await world.ok("POST", f"{ROOT}/accounts/{ACCOUNT}/tokens", made))["value"]
+    headers = {"authorization": f"Bearer {token}"}
+    assert await world.ok("GET", FLOWS, headers=headers) == []
+    answer = await world.call("GET", INSTANCES, headers=headers)
+    assert answer.json()["errors"][0]["code"] == 10200
