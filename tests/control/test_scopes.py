@@ -1,5 +1,6 @@
 """The table of what each address needs: complete, honoured by each address, and what a version needs."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,8 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
 from kythera.control.app import api_routes, guarded
-from kythera.control.caller import Caller, Forbidden, refuse
+from kythera.control.caller import Caller, Forbidden, calling, refuse
+from kythera.control.resources import refuse_taken
 from kythera.control.scopes import (
     INCLUDES,
     NEEDS,
@@ -24,7 +26,8 @@ from kythera.control.scopes import (
     need_of,
     needed_for,
 )
-from kythera.model.records import Binding, Confinement, Module, Version
+from kythera.model.objects import OBJECTS, transferred
+from kythera.model.records import Binding, Confinement, Module, Resource, Version
 from tests.control.tokens import bearer, is_forbidden, token
 from tests.control.world import ACCOUNT, World, world_at
 
@@ -220,3 +223,19 @@ def test_each_setting_of_a_version_counts_as_deploying(name: str) -> None:
     other = {"bindings": with_binding("V", "plain_text", text="u")}.get(name, "something else")
     changed = msgspec.structs.replace(BASE, **{name: other})
     assert "deploy" in needed_for(BASE, changed, {})
+
+
+def test_a_token_for_one_worker_takes_no_objects_of_another() -> None:
+    """Goal: a transfer changes the giver as well; who may not do that is told which token could."""
+    fields = {"script": "giver", "class": "A", "use_sqlite": True, "machine": ""}
+    before = Resource(
+        account="a", type=OBJECTS, id="0" * 32, name="giver_A", created_on="", fields=fields
+    )
+    after = transferred(before, "mine", "A")
+    for workers, may in ((("mine",), False), (("mine", "giver"), True), ((), True)):
+        token = calling.set(Caller(name="t", workers=workers))
+        try:
+            with nullcontext() if may else pytest.raises(Forbidden, match="not for Worker 'giver'"):
+                refuse_taken([before], [after], "mine")
+        finally:
+            calling.reset(token)

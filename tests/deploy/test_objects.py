@@ -1,5 +1,6 @@
 """What migrations make of a worker's classes of Durable Objects."""
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from kythera.deploy.seal import Sealer
 from kythera.deploy.upload import Part, draft, read_upload
 from kythera.model.errors import Refusal
 from kythera.model.limits import Limits
-from kythera.model.objects import is_live
+from kythera.model.objects import is_live, read_class
 from kythera.model.records import Resource, Version
 from tests.deploy.test_uploads import part
 
@@ -106,11 +107,50 @@ def test_steps_that_cannot_be_applied_are_refused(step: dict[str, Any], words: s
 
 def test_what_is_not_offered_or_unreadable_is_refused() -> None:
     """Goal: by name, and nothing is dropped."""
-    transfer = {"from": "A", "from_script": "x", "to": "A"}
-    assert "transferred_classes" in refused(10021, {"transferred_classes": [transfer]})
+    refused(10021, {"transferred_classes": ["A"]})
     refused(10021, {"new_classes": ["no class"]})
     refused(10021, {"new_classes": "A"})
     refused(10021, {"renamed_classes": ["A"]})
+
+
+def transfer(old: str, script: str, new: str) -> dict[str, Any]:
+    """Return a step that takes a class from another worker."""
+    return {"transferred_classes": [{"from": old, "from_script": script, "to": new}]}
+
+
+def given_away(machine: str = "one") -> list[Resource]:
+    """Return the class `A` of worker `giver`."""
+    giver = replace(origin(), worker="giver", machine=machine)
+    return list(applied({"new_sqlite_classes": ["A"]}, before=giver))
+
+
+def test_a_transferred_class_keeps_its_objects() -> None:
+    """Goal: its id, its storage and its machine stay; it is known whose it was; the giver's next class
+    of that name is another one."""
+    before = given_away()
+    moved = applied(transfer("A", "giver", "B"), before=origin(*before))
+    assert live_classes(moved, "w") == {"B": before[0].id}
+    assert live_classes(moved, "giver") == {}
+    assert read_class(moved[0]).came_from == ("giver",)
+    assert moved[0].fields["use_sqlite"]
+    giver = replace(origin(*moved), worker="giver")
+    again = applied({"new_sqlite_classes": ["A"]}, before=giver)
+    assert len({one.id for one in again}) == 2
+    back = applied(transfer("B", "w", "C"), before=giver)
+    assert read_class(back[0]).came_from == ("w",)
+
+
+def test_a_class_that_cannot_be_taken_is_refused() -> None:
+    """Goal: one that is not there, one's own, a name that is taken, and what lives elsewhere."""
+    classes = (*given_away(), *applied({"new_classes": ["C"]}))
+    before = origin(*classes)
+    assert "class 'X' of script 'giver'" in refused(
+        10074, transfer("X", "giver", "X"), before=before
+    )
+    assert "already depended on" in refused(10074, transfer("A", "giver", "C"), before=before)
+    assert "renamed_classes" in refused(10021, transfer("C", "w", "D"), before=before)
+    apart = origin(*given_away("two"), *applied({"new_classes": ["C"]}))
+    assert "machine 'two'" in refused(10021, transfer("A", "giver", "A"), before=apart)
 
 
 steps = st.one_of(

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
 from kythera.model.errors import KytheraError
-from kythera.model.objects import OBJECTS, classes_of, deleted, newest
+from kythera.model.objects import OBJECTS, classes_of, deleted, newest, transferred
 from kythera.model.records import (
     Binding,
     Deployment,
@@ -18,8 +19,14 @@ from kythera.model.records import (
     Worker,
     encode,
 )
-from kythera.node.object_doors import doors, here
-from kythera.node.object_files import make_storage, newest_writer, note_writer, remove_deleted
+from kythera.node.object_doors import doors, here, located, ways_to_moved
+from kythera.node.object_files import (
+    make_storage,
+    newest_writer,
+    note_writer,
+    remove_deleted,
+    take_over,
+)
 
 NOW = "2026-11-23T00:00:00.000000Z"
 SHOP = Resource(
@@ -86,6 +93,44 @@ def test_a_deleted_class_is_gone(tmp_path: Path) -> None:
     catalog = catalog_of(deleted(SHOP))
     assert here(catalog, version(2), "one") == ()
     assert "are gone" in doors(Layout(tmp_path), catalog, version(1), "one")["w"].why
+
+
+def test_what_was_bound_before_a_transfer_leads_to_where_objects_are_now(tmp_path: Path) -> None:
+    """Goal: the giver's own binding and another worker's, without a deploy of either."""
+    layout, catalog = Layout(tmp_path), catalog_of(transferred(SHOP, "taker", "Store"))
+    assert here(catalog, version(2), "one") == ()
+    assert located(catalog, version(2)).bindings[0].fields["script_name"] == "taker"
+    assert "are gone" in doors(layout, catalog, version(2), "one")["taker"].why
+    before = ways_to_moved(catalog, "a")
+    taking = structs.replace(version(1), worker="taker", objects={"Store": SHOP.id})
+    alone = (Split(version_id="v1", percentage=100),)
+    deployed = Deployment(
+        account="a", worker="taker", id="d", number=1, created_on=NOW, versions=alone
+    )
+    for record in (taking, deployed):
+        catalog.apply(record.key(), encode(record))
+    door = doors(layout, catalog, version(2), "one")["taker"]
+    assert door.socket == layout.objects_socket("a", "taker")
+    assert ways_to_moved(catalog, "a") != before
+    assert located(catalog, taking).bindings[0].fields == NS.fields
+
+
+def test_a_class_is_taken_with_its_objects_and_whoever_wrote_them(tmp_path: Path) -> None:
+    """Goal: once, whole, and no workerd that is too old for them opens them afterwards."""
+    layout = Layout(tmp_path)
+    (make_storage(layout, "a", "w", None) / SHOP.id).mkdir()
+    (layout.objects_of("a", "w") / "store" / SHOP.id / "one.sqlite").write_bytes(b"kept")
+    note_writer(layout, "a", "w", "2026-11-17")
+    classes = classes_of(catalog_of(transferred(SHOP, "taker", "Store")), "a", "taker")
+    assert take_over(layout, "a", "taker", classes) == [SHOP.id]
+    assert take_over(layout, "a", "taker", classes) == []
+    store = layout.objects_of("a", "taker") / "store"
+    assert (store / SHOP.id / "one.sqlite").read_bytes() == b"kept"
+    with pytest.raises(KytheraError, match="which is older"):
+        note_writer(layout, "a", "taker", "2026-01-01")
+    (layout.objects_of("a", "w") / "store" / SHOP.id).mkdir()
+    with pytest.raises(KytheraError, match="there twice"):
+        take_over(layout, "a", "taker", classes)
 
 
 def test_only_what_was_deleted_is_removed(tmp_path: Path) -> None:

@@ -100,6 +100,15 @@ def test_never_two_at_once(versions: list[str | None]) -> None:
         assert running == asked
 
 
+def test_a_way_that_has_changed_is_another_configuration() -> None:
+    """Goal: an object cell whose code is bound to a class that has moved is started anew, others not."""
+    as_before = {k: v for k, v in asdict(ASKED).items() if k != "ways"}
+    assert next_step(ASKED, as_before) == "rest"
+    moved = Asked("v1", "mark", (KEY,), ways=(f"{KEY} taker",))
+    assert next_step(moved, asdict(ASKED)) == "stop"
+    assert next_step(moved, {**asdict(moved), "ways": [f"{KEY} taker"]}) == "rest"
+
+
 def test_names_are_read_back() -> None:
     """Goal: an agent that begins anew knows whose object cell it finds."""
     assert key_of(name_of(("a", "shop"))) == ("a", "shop")

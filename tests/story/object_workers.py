@@ -88,7 +88,6 @@ const CALLS = {
   woken: (stub) => stub.woken(),
   spin: (stub) => stub.spin(),
   where: (stub) => stub.where(),
-  handed: (stub, env) => stub.apply(env.NS.getByName('other'), 1),
   jurisdiction: (stub, env) => String(env.NS.jurisdiction('eu')),
   ids: (stub, env) => {
     const id = env.NS.idFromName('x');

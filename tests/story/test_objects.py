@@ -96,10 +96,9 @@ def test_an_object_reaches_another(platform: RunningPlatform, shopping: str) -> 
 
 
 def test_what_cannot_be_had_is_refused(platform: RunningPlatform, shopping: str) -> None:
-    """Goal: a jurisdiction, a missing method, a stub handed to an object: an error, no hang."""
+    """Goal: a jurisdiction, a missing method: an error, no hang."""
     assert "not implemented" in called(platform, shopping, "jurisdiction")["message"]
     assert "does not implement the method" in called(platform, shopping, "missing")["message"]
-    assert platform.get(shopping, "/handed/one").status_code == 500
 
 
 def counts_on(acknowledged: list[int]) -> None:
@@ -224,6 +223,33 @@ def test_a_renamed_class_keeps_its_objects_and_a_deleted_one_loses_them(
         platform.state / "data" / "objects" / platform.account_id / "moved" / "store"
     ).iterdir()
     assert len(list(folders)) == 1
+
+
+def test_a_transferred_class_takes_its_objects_along(platform: RunningPlatform) -> None:
+    """Goal: another worker has them, the giver's process had let go before, its binding follows, and
+    so it is after a death."""
+    deploy_shop(platform, "giving")
+    platform.wait_for("giving", "1", "/version")
+    assert [called(platform, "giving", "add") for _ in range(2)] == [1, 2]
+    taken = {"from": "Shop", "from_script": "giving", "to": "Store"}
+    steps = [{"transferred_classes": [taken]}]
+    platform.upload(
+        "taking",
+        shop("2", "Store"),
+        bindings=[binding("Store")],
+        migrations={"new_tag": "v1", "steps": steps},
+    )
+    platform.wait_for("taking", "2", "/version")
+    assert called(platform, "taking", "add") == 3
+    platform.wait_for("giving", '"version":"2"', "/fetch/one")
+    assert called(platform, "giving", "add") == 4
+    told = platform.log.read_text(errors="replace").splitlines()
+    given = f"objects/{platform.account_id}/giving"
+    left = [line for line in told if "object_cell_exited" in line and given in line]
+    took = [line for line in told if "objects_taken_over" in line and "taking" in line]
+    assert told.index(left[0]) < told.index(took[0])
+    kill_newest(platform, "object_cell_started")
+    wait_until(lambda: called(platform, "taking", "count") == 4, "the objects are there again")
 
 
 def test_another_worker_binds_the_class(platform: RunningPlatform, shopping: str) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from kythera.control.caller import called_by, refuse_beyond
 from kythera.control.objects import home_of_objects
-from kythera.control.resources import refuse_absent, refuse_new
+from kythera.control.resources import refuse_absent, refuse_new, refuse_taken
 from kythera.control.scopes import needed_for
 from kythera.control.services import Services, Tried
 from kythera.control.store import Change, end, put
@@ -100,6 +100,7 @@ async def publish(
         draft = replace(draft, classes=(*draft.classes, *flows))
         refuse_new(origin.previous, draft.version)
         refuse_absent(catalog, draft.version)
+        refuse_taken(origin.classes, draft.classes, name)
         refuse_no_worker(draft.version.bindings, catalog, account, name)
         refuse_beyond(needed_for(origin.previous, draft.version, draft.settings), name)
         tried = await _tried(services, draft, proven)

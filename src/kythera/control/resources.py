@@ -4,14 +4,14 @@ Promises: an upload that names what is not there is refused by name, and nothing
 some workers, which may not reach the account's resources, cannot do so through a worker's code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from kythera.control.caller import FORBIDDEN, Forbidden, calling
 from kythera.deploy.bindings_dispatch import NAMESPACE_ABSENT
 from kythera.deploy.refusals import Refusals
 from kythera.model.catalog import Catalog
 from kythera.model.names import DISPATCH, queue_id
-from kythera.model.records import Binding, Version
+from kythera.model.records import Binding, Resource, Version
 from kythera.model.workflows import WORKFLOW
 
 LEADS_TO: Mapping[str, tuple[str, str, int]] = {
@@ -63,6 +63,24 @@ def refuse_new(before: Version | None, version: Version) -> None:
             remedy="Deploy it once with one for all of them, and this one may go on:"
             " kythera api-token create --name NAME --scope deploy",
         )
+
+
+def refuse_taken(before: Iterable[Resource], after: Iterable[Resource], worker: str) -> None:
+    """Refuse a caller to take another worker's objects who may not change that one. Raises
+    Forbidden."""
+    caller = calling.get()
+    whose = {one.id: one.fields["script"] for one in before}
+    for one in after:
+        giver = whose.get(one.id, worker)
+        if caller is not None and giver != worker and not caller.sees(giver):
+            raise Forbidden(
+                FORBIDDEN,
+                f'Authentication error: the API token "{caller.name}" is not for Worker {giver!r}:'
+                f" it cannot give its class {one.fields['class']!r} to Worker {worker!r}.",
+                status=403,
+                remedy="Use one that is for both: kythera api-token create --name NAME --scope"
+                f" deploy --worker {giver} --worker {worker}",
+            )
 
 
 def _led_to(version: Version) -> set[tuple[str, str]]:

@@ -3,8 +3,8 @@
 Pure. A class is a record with an id of its own (`model.objects`), and migrations change records: a
 rename keeps the id and so the objects, a deletion marks it. Steps are applied in their order, all of
 them or none; the chain of tags is held (10079), and what cannot be applied is refused by the class's
-name with Cloudflare's codes. Refused as a whole: `transferred_classes`. The other way to say which
-classes there are, `exports`, is in `object_exports`.
+name with Cloudflare's codes. A class that is transferred keeps its id too, whoever gives it. The other
+way to say which classes there are, `exports`, is in `object_exports`.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from kythera.deploy.documents import as_list, as_object, as_text, as_texts, show
 from kythera.deploy.refusals import invalid
 from kythera.model.errors import Refusal
 from kythera.model.names import CLASS_NAME
-from kythera.model.objects import OBJECTS, deleted, is_live, of_worker
+from kythera.model.objects import OBJECTS, deleted, is_live, of_worker, transferred
 from kythera.model.records import Resource, Version
 
 TAG, APPLIED, NOT_EXPORTED, BY_VERSION = 10079, 10074, 10064, 10211
@@ -65,23 +65,22 @@ class Chain:
 
     def apply(self, step: Mapping[str, Any]) -> None:
         """Apply one step of a migration. Raises Refusal."""
-        if step.get("transferred_classes"):
-            raise invalid(
-                "This platform does not offer migrations with `transferred_classes` yet.",
-                remedy="Keep the class in its Worker and bind it with `script_name`.",
-            )
         for item in as_list(step.get("renamed_classes") or [], "renamed_classes"):
             names = as_object(item, "an entry of renamed_classes")
             self.rename(class_name(names.get("from")), class_name(names.get("to")))
+        for item in as_list(step.get("transferred_classes") or [], "transferred_classes"):
+            given = as_object(item, "an entry of transferred_classes")
+            script = as_text(given.get("from_script"), "from_script of transferred_classes")
+            self.transfer(script, class_name(given.get("from")), class_name(given.get("to")))
         for name in as_texts(step.get("deleted_classes") or [], "deleted_classes"):
             self.remove(class_name(name))
         for key, sqlite in (("new_classes", False), ("new_sqlite_classes", True)):
             for name in as_texts(step.get(key) or [], key):
                 self.add(class_name(name), sqlite=sqlite)
 
-    def find(self, name: str) -> Resource | None:
-        """Return the worker's class of that name, unless it was deleted."""
-        mine = of_worker(self.classes, self._origin.worker)
+    def find(self, name: str, worker: str = "") -> Resource | None:
+        """Return a class of that name, unless it was deleted: this worker's, or that one's."""
+        mine = of_worker(self.classes, worker or self._origin.worker)
         return next((c for c in mine if is_live(c) and c.fields["class"] == name), None)
 
     def _named(self, name: str, called: str) -> Resource:
@@ -119,20 +118,49 @@ class Chain:
         name = f"{self._origin.worker}_{new}"
         self._put(msgspec.structs.replace(found, name=name, fields=fields))
 
+    def transfer(self, script: str, old: str, new: str) -> None:
+        """Take a class from another worker, with its objects. Raises Refusal when there is none, the
+        name is taken, or it is where this worker's objects are not."""
+        mine = of_worker(self.classes, self._origin.worker)
+        if script == self._origin.worker:
+            raise invalid(
+                f"Class {old!r} cannot be transferred from Worker {script!r} to itself.",
+                remedy="Rename it: `renamed_classes`.",
+            )
+        found = self.find(old, script)
+        if found is None:
+            raise Refusal(
+                APPLIED,
+                f"Cannot apply transfer-class migration to class {old!r} of script {script!r}: it has"
+                " no such class.",
+                remedy="Deploy the Worker that gives it with the class; it must have it still.",
+            )
+        self._refuse_taken(new, "transfer")
+        _refuse_apart(found, mine)
+        self._refuse_more(mine)
+        self._put(transferred(found, self._origin.worker, new))
+
+    def _refuse_more(self, mine: Sequence[Resource]) -> None:
+        if sum(map(is_live, mine)) >= CLASSES_MAX:
+            raise invalid(f"A Worker has at most {CLASSES_MAX} classes of Durable Objects.")
+
     def add(self, name: str, *, sqlite: bool) -> None:
         """Make a class. Raises Refusal when it is there."""
         origin = self._origin
         self._refuse_taken(name, "new-sqlite" if sqlite else "new")
         mine = of_worker(self.classes, origin.worker)
-        if sum(map(is_live, mine)) >= CLASSES_MAX:
-            raise invalid(f"A Worker has at most {CLASSES_MAX} classes of Durable Objects.")
-        # A class that is made again is another one: those that are gone keep their places.
-        lineage = f"{origin.account}/{origin.worker}/{name}/{len(mine)}"
+        self._refuse_more(mine)
+        first = next(iter([*filter(is_live, mine), *mine]), None)
+        number = len(mine)
+        # A class that is made again is another one: those that are gone keep their places, and those
+        # that were given away their ids.
+        while any(one.id == self._id(name, number) for one in self.classes):
+            number += 1
         self.classes.append(
             Resource(
                 account=origin.account,
                 type=OBJECTS,
-                id=hashlib.sha256(lineage.encode()).hexdigest()[:32],
+                id=self._id(name, number),
                 name=f"{origin.worker}_{name}",
                 created_on=origin.now,
                 fields={
@@ -140,9 +168,23 @@ class Chain:
                     "class": name,
                     "use_sqlite": sqlite,
                     # All of a worker's objects are where its first class was.
-                    "machine": mine[0].fields["machine"] if mine else origin.machine,
+                    "machine": first.fields["machine"] if first else origin.machine,
                 },
             )
+        )
+
+    def _id(self, name: str, number: int) -> str:
+        lineage = f"{self._origin.account}/{self._origin.worker}/{name}/{number}"
+        return hashlib.sha256(lineage.encode()).hexdigest()[:32]
+
+
+def _refuse_apart(found: Resource, mine: Sequence[Resource]) -> None:
+    here, there = {one.fields["machine"] for one in mine if is_live(one)}, found.fields["machine"]
+    if here and here != {there}:
+        raise invalid(
+            f"Class {found.fields['class']!r} lives on machine {there!r}, this Worker's objects on"
+            f" {min(here)!r}: all objects of a Worker live on one.",
+            remedy="Transfer it to a Worker that has no other classes.",
         )
 
 

@@ -27,6 +27,8 @@ class ObjectClass(Struct, frozen=True, kw_only=True):
     machine: str
     """Where its objects live: their data are on that machine alone."""
     deleted: bool = False
+    came_from: tuple[str, ...] = ()
+    """Workers that had the class before, and where its objects may lie until this one has taken them."""
 
 
 def read_class(resource: Resource) -> ObjectClass:
@@ -39,6 +41,7 @@ def read_class(resource: Resource) -> ObjectClass:
         sqlite=fields["use_sqlite"],
         machine=fields["machine"],
         deleted=fields.get("deleted", False),
+        came_from=tuple(fields.get("came_from", ())),
     )
 
 
@@ -55,6 +58,14 @@ def is_live(resource: Resource) -> bool:
 def deleted(resource: Resource) -> Resource:
     """Return the record that says that a class, and all its objects, are gone."""
     return replace(resource, fields={**resource.fields, "deleted": True})
+
+
+def transferred(resource: Resource, worker: str, name: str) -> Resource:
+    """Return the record that says that a class, with all its objects, is another worker's now."""
+    before = [one for one in resource.fields.get("came_from", ()) if one != worker]
+    came_from = [*before, resource.fields["script"]]
+    fields = {**resource.fields, "script": worker, "class": name, "came_from": came_from}
+    return replace(resource, name=f"{worker}_{name}", fields=fields)
 
 
 def classes_of(catalog: Catalog, account: str, worker: str) -> list[ObjectClass]:

@@ -70,6 +70,8 @@ class CellMaker:
     catalog: Catalog = field(default_factory=Catalog)
     """Where the secrets of stores are found, sealed."""
     objects: Callable[[Version], Mapping[str, ObjectsDoor]] = lambda _: {}
+    located: Callable[[Version], Version] = lambda version: version
+    """A version whose bindings lead to where classes of objects are now."""
     """How a version's cells reach Durable Objects, by where they are outside of a sandbox."""
     _trees: dict[str, Path] = field(default_factory=dict)
     """Of manifests whose trees were laid out since this agent started."""
@@ -159,7 +161,7 @@ class CellMaker:
             home=home,
         )
         return cell_config(
-            version,
+            self.located(version),
             read_blob=self.blobs.read,
             open_secret=secret_opener(self.sealer, version),
             settings=settings,

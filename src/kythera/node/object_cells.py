@@ -22,15 +22,15 @@ from kythera.ground.clock import iso
 from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
 from kythera.model.errors import KytheraError
-from kythera.model.objects import ObjectClass, classes_of, newest
+from kythera.model.objects import OBJECTS, ObjectClass, classes_of, newest
 from kythera.model.platform import Platform
 from kythera.model.records import Version
 from kythera.model.workflows import Workflow, workflows_here, workflows_of
 from kythera.node.keeper_client import Exited, HeldProcess, KeeperClient, Ready
 from kythera.node.last_words import tell_watchers
 from kythera.node.mind import CELL_STOP_ORDER, Mind
-from kythera.node.object_doors import here
-from kythera.node.object_files import make_storage, note_writer, remove_deleted
+from kythera.node.object_doors import here, located, ways_to_moved
+from kythera.node.object_files import make_storage, note_writer, remove_deleted, take_over
 from kythera.node.object_status import Lives, State, object_cell
 from kythera.node.object_turns import ObjectTurns
 from kythera.node.store_use import Tell, nobody
@@ -84,6 +84,9 @@ class ObjectCells:
         """Nothing runs yet."""
         self._catalog = self.mind.catalog
         self._changed: dict[WorkerKey, anyio.Event] = {}
+        self._handing_on = anyio.Lock()
+        """Held by who starts a process or moves a folder: a class is given to one who takes it once
+        nobody has it, and whom it was taken from finds that out before it starts with it again."""
         self._tasks: TaskGroup | None = None
         self._failed: set[WorkerKey] = set()
         """Was started, and has not said yet that it listens."""
@@ -196,7 +199,8 @@ class ObjectCells:
 
     async def prepare(self, version: Version) -> None:
         """Have the sockets that a cell of this version is shown, before it starts."""
-        for script in sorted(doors_of(version.bindings, version.worker)):
+        bindings = located(self._catalog, version).bindings
+        for script in sorted(doors_of(bindings, version.worker)):
             if self._has(version.account, script):
                 await self._open((version.account, script))
 
@@ -267,11 +271,18 @@ class ObjectCells:
             return None
         classes = tuple(one.id for _, one in self._classes(*key))
         workflows = tuple(msgspec.json.encode(one).decode() for one in self._workflows(*key))
-        return Asked(version.id, used.mark, classes, workflows)
+        ways = ways_to_moved(self._catalog, version.account)
+        bound = {b.fields["namespace_id"] for b in version.bindings if b.type == OBJECTS}
+        mine = tuple(f"{each} {ways[each]}" for each in sorted(bound & ways.keys()))
+        return Asked(version.id, used.mark, classes, workflows, mine)
 
     async def _do(self, step: Step, key: WorkerKey, asked: Asked | None) -> bool:
         """Do one step; tell whether it was the last one."""
         if self.keeper.stopping.is_set():
+            return False
+        if step in ("start", "end") and not await self._take_over(key):
+            await anyio.sleep(LEAVE_LOOK_S)  # whoever has them still is about to leave
+            self._changed[key].set()
             return False
         match step:
             case "stop":
@@ -309,6 +320,23 @@ class ObjectCells:
         if said is not None:
             self._watched[key] = said.watched
 
+    async def _take_over(self, key: WorkerKey) -> bool:
+        """Take the objects of classes that another worker had; tell whether nobody has them open."""
+        classes = [one for one in classes_of(self._catalog, *key) if one.came_from]
+        if not classes:
+            return True
+        async with self._handing_on:
+            if any(self._is_open(key[0], giver, one) for one in classes for giver in one.came_from):
+                return False
+            taken = await anyio.to_thread.run_sync(take_over, self.layout, *key, classes)
+        if taken:
+            self._journal.info("objects_taken_over", worker=key[1], namespaces=taken)
+        return True
+
+    def _is_open(self, account: str, worker: str, one: ObjectClass) -> bool:
+        held = self.keeper.processes.get(name_of((account, worker)))
+        return held is not None and one.id in held.tags.get("namespaces", ())
+
     async def _clean(self, key: WorkerKey) -> None:
         classes, workflows = classes_of(self._catalog, *key), workflows_of(self._catalog, *key)
         gone = await anyio.to_thread.run_sync(remove_deleted, self.layout, *key, classes, workflows)
@@ -345,25 +373,29 @@ class ObjectCells:
         places = {which: f"{{socket:{socket}}}" for which, socket in sockets.items()}
         maker = self.mind.maker
         shut_in = maker.home_confined(version, Path(used.path), places, storage)
-        self._failed.add(key)
-        self._watched.pop(key, None)
-        self._version[key] = asked.version
-        self._calm_at[key] = anyio.current_time() + self.platform.limits.crash_forget_s
-        held = await self.keeper.spawn(
-            name,
-            shut_in.argv,
-            env=maker.environment(),
-            stdin=maker.home_config(version, self._home(key, version, storage)),
-            control=True,
-            tags=msgspec.structs.asdict(asked),
-            rlimits=shut_in.rlimits,
-            uid=shut_in.uid,
-            stage=shut_in.stage,
-            cgroups=self.mind.groups.open(
-                _cell_name(key), name, memory_mib(version, self.platform.limits)
-            ),
-            stop_order=CELL_STOP_ORDER + 1,
-        )
+        async with self._handing_on:
+            if self._asked(key) != asked:
+                self._changed[key].set()  # a class was given away meanwhile, for example
+                return
+            self._failed.add(key)
+            self._watched.pop(key, None)
+            self._version[key] = asked.version
+            self._calm_at[key] = anyio.current_time() + self.platform.limits.crash_forget_s
+            held = await self.keeper.spawn(
+                name,
+                shut_in.argv,
+                env=maker.environment(),
+                stdin=maker.home_config(version, self._home(key, version, storage)),
+                control=True,
+                tags=msgspec.structs.asdict(asked),
+                rlimits=shut_in.rlimits,
+                uid=shut_in.uid,
+                stage=shut_in.stage,
+                cgroups=self.mind.groups.open(
+                    _cell_name(key), name, memory_mib(version, self.platform.limits)
+                ),
+                stop_order=CELL_STOP_ORDER + 1,
+            )
         self._journal.info(
             "object_cell_started", worker=key[1], version=asked.version, pid=held.pid
         )

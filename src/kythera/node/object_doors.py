@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from msgspec import structs
+
 from kythera.ground.layout import Layout
 from kythera.model.catalog import Catalog
-from kythera.model.objects import ObjectClass, classes_of, newest
-from kythera.model.records import Version
+from kythera.model.objects import OBJECTS, ObjectClass, classes_of, newest, read_class
+from kythera.model.records import Binding, Version
 from kythera.model.workflows import Workflow, workflows_here, workflows_of
 from kythera.node.cell_maker import CellMaker
 from kythera.run.objects import ObjectsDoor, doors_of
@@ -27,20 +29,64 @@ def here(
     )
 
 
+def moved(catalog: Catalog, account: str) -> dict[str, ObjectClass]:
+    """Return an account's classes that another worker had before, by id."""
+    found = map(read_class, catalog.resources(account, OBJECTS))
+    return {one.id: one for one in found if one.came_from}
+
+
+def located(catalog: Catalog, version: Version) -> Version:
+    """Return a version whose bindings lead to where classes are now: what was bound to a class before
+    it was another worker's reaches its objects there."""
+    homes = moved(catalog, version.account)
+    if not homes:
+        return version
+    bindings = tuple(_led(binding, version.worker, homes) for binding in version.bindings)
+    return structs.replace(version, bindings=bindings)
+
+
+def _led(binding: Binding, worker: str, homes: dict[str, ObjectClass]) -> Binding:
+    one = homes.get(binding.fields["namespace_id"]) if binding.type == OBJECTS else None
+    if one is None:
+        return binding
+    fields = {key: value for key, value in binding.fields.items() if key != "script_name"}
+    other = {} if one.worker == worker else {"script_name": one.worker}
+    return structs.replace(binding, fields={**fields, **other})
+
+
+def ways_to_moved(catalog: Catalog, account: str) -> dict[str, str]:
+    """Return for each class that another worker had before where it is, and whether it runs there:
+    cells that were started while that was otherwise are to be started anew."""
+    return {
+        key: f"{one.worker} {one.deleted} {_runs(catalog, account, one)}"
+        for key, one in moved(catalog, account).items()
+    }
+
+
+def _runs(catalog: Catalog, account: str, one: ObjectClass) -> bool:
+    version = newest(catalog, account, one.worker)
+    return version is not None and one.id in version.objects.values()
+
+
 def doors(
     layout: Layout, catalog: Catalog, version: Version, machine: str
 ) -> dict[str, ObjectsDoor]:
     """Return how a version's cells reach the objects that it has bindings to."""
+    bindings = located(catalog, version).bindings
     return {
         script: _door(layout, catalog, version.account, script, machine)
-        for script in doors_of(version.bindings, version.worker)
+        for script in doors_of(bindings, version.worker)
     }
 
 
 def with_objects(maker: CellMaker, catalog: Catalog) -> CellMaker:
     """Return a maker of cells that reach the objects they have bindings to."""
     layout, machine = maker.layout, maker.platform.machine
-    return replace(maker, objects=lambda version: doors(layout, catalog, version, machine))
+    return replace(
+        maker,
+        objects=lambda version: doors(layout, catalog, version, machine),
+        located=lambda version: located(catalog, version),
+    )
 
 
 def _door(layout: Layout, catalog: Catalog, account: str, script: str, machine: str) -> ObjectsDoor:

@@ -2,7 +2,8 @@
 
 A worker's folder holds `store`, which its object cell sees and writes, and `workerd`, the version of
 the newest workerd that has ever opened it: an older one cannot read what that one has written.
-Removed are the objects of classes that a record says were deleted, and nothing else.
+Removed are the objects of classes that a record says were deleted, and nothing else. The objects of a
+class that another worker had before are in that worker's folder until this one takes them.
 """
 
 import os
@@ -10,7 +11,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from kythera.ground.files import write_private
+from kythera.ground.files import sync_directory, write_private
 from kythera.ground.layout import Layout
 from kythera.model.errors import KytheraError
 from kythera.model.objects import ObjectClass
@@ -43,6 +44,36 @@ def note_writer(layout: Layout, account: str, worker: str, version: str) -> None
         )
     if version > written:
         write_private(file, version.encode())
+
+
+def take_over(
+    layout: Layout, account: str, worker: str, classes: Iterable[ObjectClass]
+) -> list[str]:
+    """Move the objects of classes that others had to the worker's folder, while nobody has them open;
+    return their ids. Done again after a death in between, it goes on. Raises KytheraError when there
+    are two: neither is thrown away."""
+    own, taken = layout.objects_of(account, worker), []
+    for one in classes:
+        for giver in one.came_from:
+            given = layout.objects_of(account, giver)
+            source, target = given / STORE / one.id, own / STORE / one.id
+            if not source.is_dir():
+                continue
+            if target.exists():
+                raise KytheraError(
+                    f"the Durable Objects of class {one.class_name} of {worker} are there twice:"
+                    f" {source} and {target}.",
+                    remedy="Move the one of the two that is not wanted out of the state folder.",
+                )
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            written = _writer(given / WRITER)
+            if written > _writer(own / WRITER):
+                write_private(own / WRITER, written.encode())
+            source.rename(target)
+            for folder in (target.parent, source.parent):
+                sync_directory(folder)
+            taken.append(one.id)
+    return taken
 
 
 def newest_writer(layout: Layout) -> str:

@@ -1,5 +1,6 @@
-"""Which running cells hold a secret that was changed in its store, or the password of a database that
-was, or have become an outbound worker's: they are replaced, one at a time.
+"""Which running cells hold a secret that was changed in its store, the password of a database that
+was, the way to Durable Objects that another worker has now, or have become an outbound worker's: they
+are replaced, one at a time.
 
 A cell is given a secret's text when it starts. What an agent does not see change, as it was down, it
 takes for unchanged; the records of that time come in after it is up.
@@ -9,10 +10,13 @@ from kythera.deploy.bindings_dispatch import outbound_workers
 from kythera.deploy.hyperdrive import HYPERDRIVE
 from kythera.deploy.shared_secrets import SECRET
 from kythera.model.catalog import Catalog
+from kythera.model.objects import OBJECTS
 from kythera.model.records import Binding, Version
+from kythera.node.object_doors import ways_to_moved
 
 Shared = tuple[str, str, str]
-"""Account, store, name; of a database, its kind and id; of an outbound worker, OUTBOUND and its name."""
+"""Account, store, name; of a database and of a class, its kind and id; of an outbound worker, OUTBOUND
+and its name."""
 OUTBOUND = "outbound worker"
 
 
@@ -47,7 +51,12 @@ class SecretsWatch:
             (each.account, OUTBOUND, each.worker): "it is"
             for each in outbound_workers(self._catalog)
         }
-        return shared | databases | outbound
+        objects = {
+            (account.id, OBJECTS, key): way
+            for account in self._catalog.accounts()
+            for key, way in ways_to_moved(self._catalog, account.id).items()
+        }
+        return shared | databases | outbound | objects
 
 
 def uses(version: Version | None, changed: frozenset[Shared]) -> bool:
@@ -65,4 +74,6 @@ def _named(version: Version, binding: Binding) -> Shared:
             return version.account, binding.fields["store_id"], binding.fields["secret_name"]
         case "hyperdrive":
             return version.account, HYPERDRIVE, binding.fields["id"]
+        case "durable_object_namespace":
+            return version.account, OBJECTS, binding.fields["namespace_id"]
     return version.account, "", ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kythera.ground.passes import worker_mark
 from kythera.model.records import Binding, Version
+from kythera.run.objects import HANDED
 from kythera.run.prelude import source
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _services(targets: list[str], context: "BindingContext") -> list[Fields]:
             bindings.append({"name": f"{index}/{lane}", "service": {"name": name}})
             ways.append(_way(name, target, lane, context))
     worker = {
-        "modules": [{"name": "services.js", "esModule": source("services.js")}],
+        "modules": [{"name": "services.js", "esModule": source("services.js")}, HANDED],
         "compatibilityDate": COMPATIBILITY_DATE,
         "bindings": bindings,
         "globalOutbound": {"name": "internet"},

@@ -10,6 +10,7 @@ from kythera.run.cell import WorkerKey
 
 NAME = "objects/"
 """What the names of object cells' processes and sockets begin with."""
+_LISTS = ("namespaces", "workflows", "ways")
 Step = Literal["start", "stop", "rest", "end"]
 
 
@@ -21,6 +22,8 @@ class Asked(Struct, frozen=True):
     namespaces: tuple[str, ...]
     workflows: tuple[str, ...] = ()
     """Each with its class and settings, as text."""
+    ways: tuple[str, ...] = ()
+    """Where classes are that its code is bound to and that have changed their worker."""
 
 
 def name_of(key: WorkerKey) -> str:
@@ -46,4 +49,4 @@ def next_step(asked: Asked | None, running: Mapping[str, Any] | None) -> Step:
 
 def _plain(tags: Mapping[str, Any]) -> dict[str, Any]:
     """Return tags as the keeper gives them back, those of an older agent too."""
-    return {**tags, **{name: list(tags.get(name, ())) for name in ("namespaces", "workflows")}}
+    return {**tags, **{name: list(tags.get(name, ())) for name in _LISTS}}

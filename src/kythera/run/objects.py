@@ -32,6 +32,8 @@ LEADS_HOME = frozenset({OBJECTS, WORKFLOW})
 """Bindings behind which is a worker's object cell."""
 
 Fields = dict[str, Any]
+HANDED: Fields = {"name": "handed.js", "esModule": source("handed.js")}
+"""The module for what passes from process to process."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,10 @@ def _shells(service: str, script: str, context: "BindingContext") -> list[Fields
     namespaces = list(dict.fromkeys(wanted))
     door = _door(script, context)
     shells: Fields = {
-        "modules": [{"name": "objects_forward.js", "esModule": _exporting(namespaces)}],
+        "modules": [
+            {"name": "objects_forward.js", "esModule": _exporting(namespaces)},
+            HANDED,
+        ],
         "compatibilityDate": OWN_DATE,
         "bindings": [{"name": "WHY", "text": door.why}],
         "globalOutbound": {"name": NOTHING},
@@ -160,7 +165,10 @@ def home_services(home: ObjectHome, worker: str, tail: Sequence[Fields] = ()) ->
     engine = [engine_service(home, worker, STORAGE)] if home.workflows else []
     bindings += [{"name": "WORKFLOWS", "service": {"name": ENGINE}} for _ in engine]
     door = {
-        "modules": [{"name": n, "esModule": source(n)} for n in ("objects_door.js", "tail.js")],
+        "modules": [
+            *({"name": n, "esModule": source(n)} for n in ("objects_door.js", "tail.js")),
+            HANDED,
+        ],
         "compatibilityDate": OWN_DATE,
         "bindings": [*bindings, *tail],
         "globalOutbound": {"name": NOTHING},

@@ -3,6 +3,7 @@
 // all that happens in objects, and hands them on while somebody watches: a cell is not replaced for a
 // tail, which would cut connections.
 import { WorkerEntrypoint } from 'cloudflare:workers';
+import { handed } from './handed.js';
 import traces from './tail.js';
 
 const HEADER = 'x-kythera-object';
@@ -43,11 +44,11 @@ export default class extends WorkerEntrypoint {
   }
 
   call(where, method, given) {
-    return enter(() => find(this.env, where)[method](...given));
+    return enter(async () => handed(await find(this.env, where)[method](...given)));
   }
 
   property(where, name) {
-    return enter(() => find(this.env, where)[name]);
+    return enter(async () => handed(await find(this.env, where)[name]));
   }
 
   workflow(name, method, given) {

@@ -2,6 +2,7 @@
 // with the keys that the real one has, so ids are the same; each object is a shell that hands on
 // what it is asked to the worker's object cell. `%exports%` becomes the classes, by namespace.
 import { DurableObject } from 'cloudflare:workers';
+import { handed } from './handed.js';
 
 const HEADER = 'x-kythera-object';
 const LEAVING = 'kythera: the object cell is being replaced';
@@ -74,7 +75,7 @@ function shell(namespace) {
             return name === 'constructor' ? target.constructor : undefined;
           }
           const called = (...given) => {
-            const ask = () => door().call(where, name, given);
+            const ask = () => door().call(where, name, handed(given));
             return given.every((each) => isPlain(each)) ? patiently(ask) : ask();
           };
           // Who reads a property instead of calling it awaits what it gets.

@@ -4,6 +4,7 @@
 // several for each worker, the lanes: the front says which lane leads to which version, and with what
 // weight, and a call takes one of those. See decisions/0020.
 import { WorkerEntrypoint } from 'cloudflare:workers';
+import { handed } from './handed.js';
 
 const FRESH_MS = 100;
 const ASKING_MS = 1000;
@@ -138,7 +139,7 @@ export default class Services extends WorkerEntrypoint {
 
 // A call of any name, and a property of any name that is waited for: it is both.
 function both(self, name) {
-  const call = (...given) => within(self, (lane, meta) => lane.kytheraDoor(meta)[name](...given));
+  const call = (...given) => within(self, (lane, meta) => lane.kytheraDoor(meta)[name](...handed(given)));
   call.then = (done, fails) =>
     within(self, (lane, meta) => lane.kytheraDoor(meta)[name]).then(done, fails);
   return call;
