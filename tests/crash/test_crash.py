@@ -10,8 +10,8 @@ from tests.crash.run import Crash
 from tests.platforms import start
 
 pytestmark = pytest.mark.story
-ROUNDS, ROUNDS_PLANTED_MAX = 10, 40
-PLANTED_SETTLED_S = 6.0
+ROUNDS, ROUNDS_PLANTED_MAX = 8, 40
+PLANTED_SETTLED_S = 4.0
 
 
 @pytest.fixture(scope="module")
