@@ -16,7 +16,12 @@ from typing import Any
 from tests.platforms import RunningPlatform
 
 FOLDER = Path(__file__).resolve().parent / "wrangler"
-VERSIONS = tuple(sorted(path.parent.name for path in FOLDER.glob("*/package-lock.json")))
+VERSIONS = tuple(
+    sorted(
+        (path.parent.name for path in FOLDER.glob("*/package-lock.json")),
+        key=lambda version: [int(part) for part in version.split(".")],
+    )
+)
 RUN_S_MAX = 60.0
 OFF = {
     "WRANGLER_SEND_METRICS": "false",
