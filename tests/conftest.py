@@ -35,7 +35,10 @@ NEWER_ALONE = (
         f"test_wrangler_{what}.py"
         for what in ("cron", "d1", "hyperdrive", "objects", "queues", "r2")
     ),
-    *(f"test_{what}.py" for what in ("dispatch", "kv", "service_bindings", "workflows")),
+    *(
+        f"test_{what}.py"
+        for what in ("dispatch", "kv", "service_bindings", "workflows", "api_tokens")
+    ),
 )
 """Stories of what workers keep: with the newer wrangler, or with both (`WRANGLERS=all make test`), which
 takes minutes more. What deploys, and all that is not data, is always told with both."""

@@ -17,6 +17,7 @@ from kythera.ground.journal import Journal
 from kythera.ground.layout import Layout
 from kythera.model.errors import SetupError
 from kythera.node.r2_elsewhere import Elsewhere, Verdict, settled
+from kythera.store.r2_elsewhere import ANSWER_MS_MAX, verdict
 from kythera.store.r2_engine import EngineFiles, command, program
 from tests.node.r2_running import ENGINE, STORE, give_bucket, pids
 from tests.platforms import COMMAND, RunningPlatform, clean_environment, running
@@ -69,6 +70,10 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
+def _answers(url: str, key: Path) -> bool:
+    return not verdict(url, key, SystemChance(), ANSWER_MS_MAX).silent
+
+
 @contextmanager
 def endpoint(folder: Path) -> Iterator[tuple[str, Path]]:
     """Run a SeaweedFS; yield its URL and a file with its key."""
@@ -90,6 +95,8 @@ def endpoint(folder: Path) -> Iterator[tuple[str, Path]]:
             wait_until(files.socket.exists, "the endpoint listens", deadline_s=START_S_MAX)
             way = Way(files.socket)
             try:
+                # It listens some seconds before it answers.
+                wait_until(lambda: _answers(way.url, key), "it answers", deadline_s=START_S_MAX)
                 yield way.url, key
             finally:
                 way.close()

@@ -6,7 +6,6 @@ it answers; one that does not answer later keeps nobody from starting. Refuses: 
 lie in this machine's engine, which nobody would find any more.
 """
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +54,8 @@ Try = Callable[[str, str], Verdict]
 
 def tried(url: str, key: str) -> Verdict:
     """Try an endpoint, in a process of its own. Raises SetupError when that does not end well."""
+    import subprocess  # here: the keeper, which forks, imports nothing that it rarely needs
+
     argv = [sys.executable, "-m", "kythera.store.r2_elsewhere", url, key]
     try:
         done = subprocess.run(
