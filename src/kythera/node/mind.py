@@ -328,6 +328,7 @@ class Mind:
                 stdin=self.maker.config(cell, version),
                 control=True,
                 rlimits=shut_in.rlimits,
+                batch=True,  # until the pace loop has seen that it is quiet
                 uid=shut_in.uid,
                 stage=shut_in.stage,
                 cgroups=self.groups.open(cell, process, room_mib(version, self.cells.limits)),

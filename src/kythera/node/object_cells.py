@@ -389,6 +389,7 @@ class ObjectCells:
                 control=True,
                 tags=msgspec.structs.asdict(asked),
                 rlimits=shut_in.rlimits,
+                batch=True,  # until the pace loop has seen that it is quiet
                 uid=shut_in.uid,
                 stage=shut_in.stage,
                 cgroups=self.mind.groups.open(

@@ -17,7 +17,8 @@ QUIET_SHARE = 0.25
 class _Pace:
     cpu_s: float
     at: float
-    busy: bool = False
+    busy: bool = True
+    """Who is new is busy starting, and has to prove that it is not."""
 
 
 class Paces:
@@ -27,13 +28,13 @@ class Paces:
         self._paces: dict[int, _Pace] = {}
 
     def look(self, cpu_s: Mapping[int, float], now: float) -> dict[int, bool]:
-        """Take all CPU clocks; return those whose pace changes: True means busy. Who is new is quick."""
+        """Take all CPU clocks; return those whose pace changes: True means busy. Who is new is busy."""
         changed = {}
         for key, burnt in cpu_s.items():
             pace = self._paces.get(key)
             if pace is None:
                 pace = self._paces[key] = _Pace(burnt, now)
-                changed[key] = False
+                changed[key] = True
             if now <= pace.at:
                 continue
             share = (burnt - pace.cpu_s) / (now - pace.at)
