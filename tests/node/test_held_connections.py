@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.bare import bare_workerd
-from kythera.node.held_connections import RENEW_S, HeldConnections
+from kythera.node.held_connections import LINGER_S, RENEW_S, HeldConnections
 
 WAITS = "export default { async fetch(request) { return new Response(await request.text()); } };"
 HEAD = b"POST / HTTP/1.1\r\nHost: hello\r\nContent-Length: 2\r\n\r\n"
@@ -26,7 +26,7 @@ def listening(path: Path) -> Iterator[socket.socket]:
 
 
 def test_there_is_always_one_while_a_process_is_busy(tmp_path: Path) -> None:
-    """Goal: renewed before the old one goes, closed when the process is quiet, none to one that ended."""
+    """Goal: renewed before the old one goes, closed when the process stays quiet, none to one that ended."""
     held = HeldConnections()
     path = tmp_path / "s"
     with listening(path) as server, ExitStack() as opened:
@@ -41,7 +41,10 @@ def test_there_is_always_one_while_a_process_is_busy(tmp_path: Path) -> None:
         second.setblocking(False)
         with pytest.raises(BlockingIOError):
             second.recv(1)
-        held.hold({8: str(tmp_path / "gone")}, RENEW_S)
+        held.hold({8: str(tmp_path / "gone")}, RENEW_S + LINGER_S - 1)
+        with pytest.raises(BlockingIOError):
+            second.recv(1)
+        held.hold({}, RENEW_S + LINGER_S)
         second.setblocking(True)
         assert second.recv(1) == b""
     held.close()

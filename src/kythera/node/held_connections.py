@@ -7,7 +7,8 @@ earlier timer pending. Found with `strace -c` and a debugger in workerd (its HTT
 `Handle::reregister` wakes the driver when a timer is earlier than all it waits for).
 
 Promises: never waits; a connection is followed by the next before workerd's timer of it is over (30 s,
-hyper's usual limit of a head), and closed when its process is quiet or gone. Nothing depends on it.
+hyper's usual limit of a head), and closed some seconds after its process was busy last, for load comes
+in bursts. Nothing depends on it.
 """
 
 import socket
@@ -16,12 +17,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 RENEW_S = 10.0
+LINGER_S = 10.0
+"""How long it stays when its process is busy no more. Both together are less than the 30 s."""
 
 
 @dataclass
 class _Held:
     connection: socket.socket
     since: float
+    busy_at: float
 
 
 class HeldConnections:
@@ -31,13 +35,15 @@ class HeldConnections:
         self._held: dict[int, _Held] = {}
 
     def hold(self, busy: Mapping[int, str], now: float) -> None:
-        """Have one connection to each busy process, whose socket's path is given, and no other."""
+        """Have one connection to each busy process, whose socket's path is given."""
         for pid in self._held.keys() - busy.keys():
-            self._held.pop(pid).connection.close()
+            if now - self._held[pid].busy_at >= LINGER_S:
+                self._held.pop(pid).connection.close()
         for pid, path in busy.items():
             held = self._held.get(pid)
             if held is None or now - held.since >= RENEW_S:
                 self._renew(pid, path, now)
+            self._held[pid].busy_at = now
 
     def _renew(self, pid: int, path: str, now: float) -> None:
         """The next one is there before the last one goes: some timer is always the earlier."""
@@ -45,10 +51,12 @@ class HeldConnections:
         connection.setblocking(False)
         with suppress(OSError):  # it has ended, or does not accept now: without it all goes on
             connection.connect(path)
-        before, self._held[pid] = self._held.get(pid), _Held(connection, now)
+        before, self._held[pid] = self._held.get(pid), _Held(connection, now, now)
         if before is not None:
             before.connection.close()
 
     def close(self) -> None:
         """Let all go."""
-        self.hold({}, 0.0)
+        for held in self._held.values():
+            held.connection.close()
+        self._held.clear()
