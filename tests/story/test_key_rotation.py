@@ -165,7 +165,7 @@ def test_a_fleet_rotates_while_a_machine_is_away(state: Path) -> None:
         (old,) = ids(first)
         fleet.kill(last.name)
         others = [one for one in fleet.machines if one is not last]
-        away = others[-1].kythera("key", "rotate", "--wait", "20")
+        away = others[-1].kythera("key", "rotate", "--wait", "40")
         assert away.returncode == 1
         assert last.name in away.stderr
         assert all(old in ids(one) and len(ids(one)) == 2 for one in others)
