@@ -30,18 +30,9 @@ LONG_FIRST = (
 """What lasts longest begins first, so that no process waits at the end for one that has just begun."""
 
 
-NEWER_ALONE = (
-    *(
-        f"test_wrangler_{what}.py"
-        for what in ("cron", "d1", "hyperdrive", "objects", "queues", "r2")
-    ),
-    *(
-        f"test_{what}.py"
-        for what in ("dispatch", "kv", "service_bindings", "workflows", "api_tokens")
-    ),
-)
-"""Stories of what workers keep: with the newer wrangler, or with both (`WRANGLERS=all make test`), which
-takes minutes more. What deploys, and all that is not data, is always told with both."""
+BOTH = ("test_wrangler_deploy.py", "test_wrangler_set1.py")
+"""Stories that are always told with both wranglers: all that deploys. The others are told with the newer one, or
+with both (`WRANGLERS=all make test`), which takes minutes more."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -61,7 +52,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_told_twice(item: pytest.Item) -> bool:
     given = getattr(item, "callspec", None)
     older = given is not None and given.params.get("wrangler") in VERSIONS[:-1]
-    return older and item.path.name in NEWER_ALONE
+    return older and item.path.name not in BOTH
 
 
 @pytest.fixture(scope="session")
