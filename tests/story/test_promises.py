@@ -4,12 +4,14 @@ Method: the real platform, real requests through the front door, and what the ma
 """
 
 import json
+import random
 import shutil
 import socket
 import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -261,11 +263,18 @@ def certificate(folder: Path) -> Path:
     return file
 
 
+def unshared_port() -> int:
+    """Return a free port that the kernel gives to nobody else meanwhile: below those it deals out."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("100 ports are taken")
+
+
 def test_a_configured_certificate_opens_a_door_with_tls_and_http_2(tmp_path: Path) -> None:
     """Client: curl. It speaks HTTP/2 over TLS, and the worker is told so."""
     pem = certificate(tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = unshared_port()
     doors = ("--https", f"127.0.0.1:{port}", "--tls-certificates", str(pem))
     with running(tmp_path / "state", *doors) as platform:
         code = "export default { fetch(r) { return Response.json({cf: r.cf, url: r.url}) } }"
