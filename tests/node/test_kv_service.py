@@ -371,7 +371,8 @@ async def test_what_each_worker_does_is_counted(tmp_path: Path) -> None:
         await world.ask("POST", "/bulk/get", keys, worker="two")
         await world.ask("GET", "/k?urlencoded=true", worker="")
         told = msgspec.json.decode((await world.ask("GET", "/usage", space="", worker=""))[2])
-        assert {use["worker"]: {n: c for n, c in use["counts"].items() if c} for use in told} == {
+        workers = told["workers"]
+        assert {u["worker"]: {n: c for n, c in u["counts"].items() if c} for u in workers} == {
             "one": {"writes": 1},
             "two": {"reads": 3},
         }

@@ -21,6 +21,6 @@ def test_processes_of_one_worker_are_added_up() -> None:
     """Goal: each counts from its own start; another process is not another worker."""
     uses = UsesByProcess()
     assert not uses
-    for pid, requests in ((1, 2), (1, 5), (2, 1), (2, 3)):
-        uses.hear(WorkerUse(account="a", worker="w", counts={"requests": requests}), pid)
+    for process, requests in (("a", 2), ("a", 5), ("b", 1), ("b", 3)):
+        uses.hear(WorkerUse(account="a", worker="w", counts={"requests": requests}), process)
     assert uses.told() == [WorkerUse(account="a", worker="w", counts={"requests": 8})]

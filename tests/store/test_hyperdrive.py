@@ -106,7 +106,7 @@ async def test_connections_and_bytes_are_counted(tmp_path: Path) -> None:
             assert await read(cell, 24) == b"HTTP/1.1 200 OK\r\n\r\nfirst"
         granted = Pass(account="", worker="", store=STORE, resource="")
         _, told = await ask(path, f"{PASS_HEADER}: {sign(granted, KEY)}\r\n", "GET", "/usage")
-    (use,) = msgspec.json.decode(told)
+    (use,) = msgspec.json.decode(told)["workers"]
     sums = {"connections": 1, "failed": 0, "bytes_in": 5, "bytes_out": 5}
     assert use == {"account": "a", "worker": "w", "counts": sums}
 

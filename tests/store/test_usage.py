@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 def told(usage: Usage) -> Any:
     """Return the sums."""
-    return msgspec.json.decode(usage.told())
+    return msgspec.json.decode(usage.told())["workers"]
 
 
 def test_sums_are_by_account_and_worker_and_the_platform_has_none() -> None:
@@ -41,5 +41,5 @@ async def test_the_agent_alone_is_told() -> None:
             await client.post("/", json=limit, headers=mine)
         assert (await client.get("/usage", headers=mine)).status_code == 400
         agents = pass_to("ratelimit", "", account="", worker="")
-        (use,) = (await client.get("/usage", headers=agents)).json()
+        (use,) = (await client.get("/usage", headers=agents)).json()["workers"]
     assert use == {"account": "a", "worker": "w", "counts": {"calls": 2, "limited": 1}}

@@ -60,6 +60,8 @@ OUTSIDE_ERRORS = (KytheraError, OSError, ValueError)
 class Inside(msgspec.Struct):
     """What an object cell says of itself."""
 
+    process: str
+    """Which process says it: random, and its own."""
     inside: int
     served: int
     leaving: bool
@@ -219,22 +221,24 @@ class ObjectCells:
     async def _hear(self) -> None:
         """Ask all object cells what they have served, and tell."""
         async with anyio.create_task_group() as tasks:
-            for name, held in list(self.keeper.processes.items()):
+            for name in list(self.keeper.processes):
                 if (key := key_of(name)) is not None:
-                    tasks.start_soon(self._hear_one, key, held.pid)
+                    tasks.start_soon(self._hear_one, key)
         for name, uses in self._uses.items():
             if uses:
                 self.tell(name, StoreCounts(state="up", workers=uses.told()))
 
-    async def _hear_one(self, key: WorkerKey, pid: int) -> None:
+    async def _hear_one(self, key: WorkerKey) -> None:
         said = await self._ask(key, "/")
         if said is not None:
-            self._count(STORE, key, pid, {"requests": said.inside + said.served})
-            if said.workflows:
-                self._count(WORKFLOWS, key, pid, said.workflows)
+            self._count(key, said)
 
-    def _count(self, name: str, key: WorkerKey, pid: int, counts: dict[str, int]) -> None:
-        self._uses[name].hear(WorkerUse(account=key[0], worker=key[1], counts=counts), pid)
+    def _count(self, key: WorkerKey, said: Inside) -> None:
+        counts = {STORE: {"requests": said.inside + said.served}, WORKFLOWS: said.workflows}
+        for name, of in counts.items():
+            if of:
+                use = WorkerUse(account=key[0], worker=key[1], counts=of)
+                self._uses[name].hear(use, said.process)
 
     def _begin(self, key: WorkerKey) -> None:
         self._changed[key] = anyio.Event()
@@ -440,6 +444,8 @@ class ObjectCells:
         with anyio.move_on_after(self.platform.limits.objects_leave_ms / 1000):
             while name in self.keeper.processes:
                 said = await self._ask(key, "/leave")
+                if said is not None:
+                    self._count(key, said)
                 if said is None or said.inside == 0:
                     break
                 await anyio.sleep(LEAVE_LOOK_S)

@@ -15,6 +15,14 @@ class WorkerUse(Struct, kw_only=True):
     counts: dict[str, int] = field(default_factory=dict)
 
 
+class Counted(Struct, kw_only=True):
+    """What a store's process answers when it is asked for its sums."""
+
+    process: str
+    """Which process counts: random, and its own."""
+    workers: list[WorkerUse]
+
+
 class StoreCounts(Struct, kw_only=True):
     """Of all workers of this machine."""
 
@@ -42,18 +50,18 @@ class UsesByProcess:
 
     def __init__(self) -> None:
         self._past: list[WorkerUse] = []
-        self._now: dict[tuple[str, str], tuple[int, WorkerUse]] = {}
+        self._now: dict[tuple[str, str], tuple[str, WorkerUse]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._past or self._now)
 
-    def hear(self, use: WorkerUse, pid: int) -> None:
+    def hear(self, use: WorkerUse, process: str) -> None:
         """Take what a worker's process has counted so far."""
         key = (use.account, use.worker)
         before = self._now.get(key)
-        if before is not None and before[0] != pid:
+        if before is not None and before[0] != process:
             self._past = added(self._past, [before[1]])
-        self._now[key] = (pid, use)
+        self._now[key] = (process, use)
 
     def told(self) -> list[WorkerUse]:
         """Return the sums, by account and worker."""

@@ -3,8 +3,11 @@
 A store counts what it sees: the pass says whose cell asks. The agent asks for the sums now and then
 (`GET /usage` with a pass of no worker and to no resource), and adds up over restarts what it has heard:
 what was counted after its last question is lost with the program. What the platform itself asks, through
-its API, is no worker's and is not counted.
+its API, is no worker's and is not counted. Sums say which process counts (`process`), so that another
+one's are never taken for its own.
 """
+
+import secrets
 
 import msgspec
 
@@ -19,6 +22,7 @@ class Usage:
     def __init__(self, *names: str) -> None:
         """Begin with nothing; a worker that is seen shows each of these names."""
         self._names = names
+        self._process = secrets.token_hex(8)
         self._counts: dict[tuple[str, str], dict[str, int]] = {}
 
     def add(self, granted: Pass, name: str, amount: int = 1) -> None:
@@ -33,12 +37,11 @@ class Usage:
 
     def told(self) -> bytes:
         """Return all sums as JSON."""
-        return msgspec.json.encode(
-            [
-                {"account": account, "worker": worker, "counts": counts}
-                for (account, worker), counts in self._counts.items()
-            ]
-        )
+        workers = [
+            {"account": account, "worker": worker, "counts": counts}
+            for (account, worker), counts in self._counts.items()
+        ]
+        return msgspec.json.encode({"process": self._process, "workers": workers})
 
 
 def is_agents(granted: Pass) -> bool:

@@ -220,6 +220,7 @@ function bookmarkOf(request) {
 }
 
 const uses = new Map();
+let counting;
 
 function noteUse({ account, worker }, answer) {
   const name = `${account}/${worker}`;
@@ -297,7 +298,8 @@ export default {
     try {
       const pass = await passOf(request, env);
       if (pass.resource === '') {
-        return Response.json([...uses.values()]);
+        counting ??= crypto.randomUUID();
+        return Response.json({ process: counting, workers: [...uses.values()] });
       }
       const database = env.DATABASE.get(env.DATABASE.idFromName(`${pass.account}/${pass.resource}`));
       const url = new URL(request.url);

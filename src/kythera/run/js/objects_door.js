@@ -12,6 +12,7 @@ let leaving = false;
 let watched = false;
 let inside = 0;
 let served = 0;
+let counting;
 
 async function enter(work) {
   if (leaving) {
@@ -82,7 +83,9 @@ export class Watch extends WorkerEntrypoint {
     ORDERS[pathname]?.();
     const told = await this.env.WORKFLOWS?.watch(leaving);
     const all = inside + (told?.inside ?? 0);
-    return Response.json({ inside: all, served, leaving, watched, workflows: told?.counts ?? {} });
+    counting ??= crypto.randomUUID();
+    const counts = { served, workflows: told?.counts ?? {} };
+    return Response.json({ process: counting, inside: all, leaving, watched, ...counts });
   }
 }
 

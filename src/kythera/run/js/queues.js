@@ -28,6 +28,7 @@ const encoder = new TextEncoder();
 // -- what each worker did ------------------------------------------------------------------------
 
 const uses = new Map();
+let counting;
 
 function noteUse({ account, worker }, counts) {
   const name = `${account}/${worker}`;
@@ -370,7 +371,8 @@ export default {
       return Response.json(await asked(env, pass.resource, await request.json()));
     }
     if (pathname === '/usage' && pass.resource === '') {
-      return Response.json([...uses.values()]);
+      counting ??= crypto.randomUUID();
+      return Response.json({ process: counting, workers: [...uses.values()] });
     }
     return await sent(request, env, pass);
   },
