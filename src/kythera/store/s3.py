@@ -16,12 +16,11 @@ import aiohttp
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from msgspec import Struct
 from yarl import URL
 
 from kythera.model.errors import KytheraError
+from kythera.store.s3_endpoint import Endpoint
 
-REGION = "auto"
 HEADER_BYTES_MAX = 64 * 1024
 ANSWER_BYTES_MAX = 8 * 1024 * 1024
 """Of what is read whole: a page of a list is the longest."""
@@ -29,19 +28,6 @@ CONNECTIONS_MAX = 256
 FAILURE_BYTES_MAX = 64 * 1024
 _UNSIGNED_NAMES = ("Content-Type", "Accept-Encoding", "User-Agent", "Accept")
 Body = bytes | AsyncIterable[bytes] | None
-
-
-class Endpoint(Struct, frozen=True, kw_only=True):
-    """Where S3 is spoken, and in whose name."""
-
-    url: str
-    access_key: str
-    secret_key: str
-    region: str = REGION
-    prefix: str = ""
-    """Before each bucket's name."""
-    socket: str = ""
-    """A unix socket; empty: the URL's host and port."""
 
 
 class S3Failure(KytheraError):

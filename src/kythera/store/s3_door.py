@@ -24,10 +24,10 @@ from kythera.store.r2_protocol import Field, Part, Question
 from kythera.store.r2_store import R2Store
 from kythera.store.s3 import texts
 from kythera.store.s3_call import FIELDS, META, OF_SOURCE, PIECE_BYTES, Call, Doing
+from kythera.store.s3_endpoint import REGION, Keys
 from kythera.store.s3_records import Buckets
-from kythera.store.s3_signature import Asked, Keys, check
+from kythera.store.s3_signature import Asked, check
 
-REGION = "auto"
 OWNER = "kythera"
 PARTS_MAX = 10_000
 OF_BUCKETS = (

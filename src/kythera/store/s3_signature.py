@@ -17,6 +17,7 @@ from botocore.credentials import Credentials
 from msgspec import Struct
 
 from kythera.model.errors import Refusal
+from kythera.store.s3_endpoint import Keys
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 UNSIGNED = "UNSIGNED-PAYLOAD"
@@ -26,13 +27,6 @@ HEADER = re.compile(
     rf"{ALGORITHM} Credential=(?P<credential>[^, ]+),\s*SignedHeaders=(?P<headers>[^, ]+),"
     r"\s*Signature=(?P<signature>[0-9a-f]{64})"
 )
-
-
-class Keys(Struct, frozen=True):
-    """Who may speak S3 here."""
-
-    access_key_id: str
-    secret_access_key: str
 
 
 class Asked(Struct, frozen=True):

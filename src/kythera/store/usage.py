@@ -7,10 +7,9 @@ its API, is no worker's and is not counted. Sums say which process counts (`proc
 one's are never taken for its own.
 """
 
-import secrets
-
 import msgspec
 
+from kythera.ground.chance import SystemChance
 from kythera.ground.passes import Pass
 
 PATH = "/usage"
@@ -22,7 +21,7 @@ class Usage:
     def __init__(self, *names: str) -> None:
         """Begin with nothing; a worker that is seen shows each of these names."""
         self._names = names
-        self._process = secrets.token_hex(8)
+        self._process = SystemChance().hex(16)
         self._counts: dict[tuple[str, str], dict[str, int]] = {}
 
     def add(self, granted: Pass, name: str, amount: int = 1) -> None:
