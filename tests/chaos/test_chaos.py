@@ -8,7 +8,7 @@ from tests.chaos.run import chaos
 
 SEED = 3
 FAULTS = 9
-WITHIN_S = 75.0
+WITHIN_S = 50.0
 MACHINES = ["m1", "m2", "m3", "m4", "m5"]
 
 

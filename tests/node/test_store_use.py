@@ -90,7 +90,7 @@ def test_each_binding_is_counted_for_its_worker(busy: RunningPlatform) -> None:
     """Goal: every store, exactly; what the API asks itself is nobody's."""
     busy.call("PUT", "/r2/buckets/counted/objects/by-the-api", content=b"x")
     try:
-        wait_until(lambda: uses(busy) == WANTED, "counted as wanted", deadline_s=10)
+        wait_until(lambda: uses(busy) == WANTED, "counted as wanted", deadline_s=30)
     except AssertionError:
         assert uses(busy) == WANTED
     shown = busy.kythera("status").stdout
