@@ -91,6 +91,8 @@ class Wrangler:
             "HOME": str(self.home),
             "TMPDIR": str(self.home),
             "WRANGLER_LOG_PATH": str(self.home / "logs"),
+            # What Node has compiled once, for all runs: a third of each one's CPU. Node 20 knows no such.
+            "NODE_COMPILE_CACHE": str(FOLDER / self.version / "node_modules" / ".compiled"),
             "PATH": node_folder(self.version) + os.environ["PATH"],
             "CLOUDFLARE_API_BASE_URL": self.platform.api,
             "CLOUDFLARE_API_TOKEN": self.platform.token,

@@ -60,7 +60,7 @@ SMALL = Limits(
 """Tiny, so that every limit is met on the first page."""
 
 many = settings(
-    max_examples=250,
+    max_examples=150,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -199,7 +199,7 @@ def almost_good_calls(draw: st.DrawFn) -> tuple[str, str, Any]:
     return method, path, draw(spoiled(document))
 
 
-@settings(many, max_examples=600)
+@settings(many, max_examples=300)
 @given(calls=st.lists(almost_good_calls(), min_size=1, max_size=3))
 @example(calls=[("POST", f"{SCRIPT}/deployments", shares(10**400))])
 @example(calls=[("POST", f"{SCRIPT}/deployments", shares(-(10**9)))])
@@ -266,7 +266,7 @@ def asset_call(names: list[str], content: bytes, token: str, raw: bool) -> Call:
     return Call("POST", path, multipart(parts), {**authorization, **kind})
 
 
-@settings(many, max_examples=500)
+@settings(many, max_examples=300)
 @given(
     target=st.sampled_from(
         [
