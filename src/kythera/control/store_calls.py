@@ -12,8 +12,10 @@ import anyio
 import httpx
 
 from kythera.ground.layout import Layout
-from kythera.ground.passes import PASS_HEADER, Pass, sign, store_key
+from kythera.ground.passes import PASS_HEADER, Pass, sign, store_key, way_mark
 from kythera.model.errors import StoreUnavailable
+from kythera.route.mesh_data import AWAY_HEADER
+from kythera.run.bindings import FLEET, WAY_HEADER
 
 LEAVING, LEAVING_LOOK_S = 503, 0.05
 """An object cell that is being replaced lets nobody in, and has done nothing."""
@@ -21,11 +23,13 @@ LEAVING, LEAVING_LOOK_S = 503, 0.05
 
 @dataclass(frozen=True)
 class Asked:
-    """What is meant: a resource in a store of this machine."""
+    """What is meant: a resource in a store of this machine, or of another one of the fleet."""
 
     store: str
     account: str
     resource: str
+    machine: str = ""
+    """Which other one; empty: this one."""
 
 
 class StoreCalls(Protocol):
@@ -84,15 +88,19 @@ class SocketStores:
         """POST a body. A store that is starting is waited for: its socket is the keeper's."""
         granted = Pass(account=asked.account, worker="", store=asked.store, resource=asked.resource)
         key = await anyio.to_thread.run_sync(store_key, self.layout.store_key)
-        transport = httpx.AsyncHTTPTransport(uds=str(self.layout.store_socket(asked.store)))
+        headers = {PASS_HEADER: sign(granted, key)}
+        if asked.machine:
+            headers[WAY_HEADER] = way_mark(key, asked.machine, asked.store)
+        socket = self.layout.store_socket(FLEET if asked.machine else asked.store)
+        transport = httpx.AsyncHTTPTransport(uds=str(socket))
         try:
             async with httpx.AsyncClient(transport=transport, timeout=within_s) as client:
-                answer = await client.post(
-                    f"http://store{path}", content=body, headers={PASS_HEADER: sign(granted, key)}
-                )
+                answer = await client.post(f"http://store{path}", content=body, headers=headers)
         except httpx.TransportError as error:
             why = str(error) or type(error).__name__
             raise StoreUnavailable(f"The store {asked.store!r} did not answer: {why}.") from None
+        if AWAY_HEADER in answer.headers:
+            raise StoreUnavailable(f"The store {asked.store!r} did not answer: {_why(answer)}.")
         return answer.status_code, answer.content
 
     async def ask_object_cell(
@@ -126,3 +134,9 @@ class SocketStores:
         """Return the folder, made if need be."""
         self.layout.transfers.mkdir(mode=0o700, exist_ok=True)
         return self.layout.transfers
+
+
+def _why(answer: httpx.Response) -> str:
+    """Return what the front says of a home that is away."""
+    why: str = answer.json()["error"]
+    return why

@@ -28,7 +28,7 @@ from kythera.model.errors import KytheraError, SetupError
 from kythera.model.membership import Membership
 from kythera.model.names import is_machine_name
 
-SERVICES = ("http", "control", "log", "route", "route-odd")
+SERVICES = ("http", "control", "log", "route", "route-odd", "data")
 """What may be asked of a machine's mesh port; servers of the log's odd and even epochs meet apart."""
 JOINER = "join-"
 """How the name in a token's certificate begins; no machine's name may."""

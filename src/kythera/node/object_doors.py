@@ -11,6 +11,7 @@ from kythera.model.objects import OBJECTS, ObjectClass, classes_of, newest, read
 from kythera.model.records import Binding, Version
 from kythera.model.workflows import Workflow, workflows_here, workflows_of
 from kythera.node.cell_maker import CellMaker
+from kythera.node.fleet_data import homes_for
 from kythera.run.objects import ObjectsDoor, doors_of
 
 
@@ -86,6 +87,7 @@ def with_objects(maker: CellMaker, catalog: Catalog) -> CellMaker:
         maker,
         objects=lambda version: doors(layout, catalog, version, machine),
         located=lambda version: located(catalog, version),
+        homes=homes_for(catalog, machine),
     )
 
 
