@@ -7,7 +7,6 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.fleets import FleetMachine, RunningFleet, running_fleet
@@ -83,3 +82,125 @@ def test_the_api_of_every_machine_asks_a_database_at_its_home(
     sql = {"sql": "SELECT count(*) AS n FROM notes"}
     (told,) = called(fleet["m1"], "POST", f"/d1/database/{database}/query", json=sql)
     assert told["results"][0]["n"] >= 2
+
+
+OBJECTS = """
+import { DurableObject, WorkflowEntrypoint } from 'cloudflare:workers';
+export class Shop extends DurableObject {
+  async add(count) {
+    const now = ((await this.ctx.storage.get('count')) ?? 0) + count;
+    await this.ctx.storage.put('count', now);
+    return now;
+  }
+  each(call) { return call(7); }
+  fails() { throw new RangeError('not that far'); }
+  async fetch(request) {
+    if (request.headers.get('upgrade') === 'websocket') {
+      const [client, server] = Object.values(new WebSocketPair());
+      server.accept();
+      server.addEventListener('message', ({ data }) => server.send(`heard ${data}`));
+      return new Response(null, { status: 101, webSocket: client });
+    }
+    const ours = [...request.headers.keys()].filter((each) => each.includes('kythera'));
+    return Response.json({ text: await request.text(), ours });
+  }
+}
+export class Flow extends WorkflowEntrypoint {
+  run(event, step) { return step.do('one', async () => 'done'); }
+}
+async function heard(stub) {
+  const { webSocket } = await stub.fetch('http://x/', { headers: { upgrade: 'websocket' } });
+  webSocket.accept();
+  webSocket.send('you');
+  const event = await new Promise((done) => webSocket.addEventListener('message', done));
+  return event.data;
+}
+const DOES = {
+  add: (stub) => stub.add(1),
+  each: (stub) => stub.each((number) => number * 6),
+  fails: (stub) => stub.fails(),
+  heard,
+  fetch: async (stub) => (await stub.fetch('http://x/', {
+    method: 'POST', body: 'body', headers: { 'x-kythera-way': 'mine', 'x-kythera-data': 'mine' },
+  })).text(),
+  create: async (stub, env) => (await env.FLOW.create()).id,
+};
+export default {
+  async fetch(request, env) {
+    const [, what, id] = new URL(request.url).pathname.split('/');
+    if (what === 'up') {
+      return new Response('up');
+    }
+    try {
+      if (what === 'status') {
+        return Response.json(await (await env.FLOW.get(id)).status());
+      }
+      return new Response(String(await DOES[what](env.SHOP.getByName('one'), env)));
+    } catch (error) {
+      return new Response(`${error.name}: ${error.message}`, { status: 500 });
+    }
+  },
+};
+"""
+
+
+@pytest.fixture(scope="module")
+def shop(fleet: RunningFleet) -> None:
+    """Have a worker with objects and a Workflow: they live at the first machine, which is core."""
+    shop = {"type": "durable_object_namespace", "name": "SHOP", "class_name": "Shop"}
+    flow = {"type": "workflow", "name": "FLOW", "workflow_name": "flow", "class_name": "Flow"}
+    migrations = {"new_tag": "v1", "new_sqlite_classes": ["Shop"]}
+    fleet.upload("shop", OBJECTS, bindings=[shop, flow], migrations=migrations)
+    flow_of = {"script_name": "shop", "class_name": "Flow"}
+    called(fleet["m1"], "PUT", "/workflows/flow", json=flow_of)
+    for machine in fleet.machines:
+        machine.wait_for("shop", "up", "/up", deadline_s=DEADLINE_S)
+
+
+def test_cells_of_every_machine_reach_the_same_objects(fleet: RunningFleet, shop: None) -> None:
+    """Calls with functions, errors, requests and WebSockets: as at home."""
+    here, home = fleet["m2"], fleet["m1"]
+    first = int(home.get("shop", "/add").text)
+    assert here.get("shop", "/add").text == str(first + 1)
+    assert home.get("shop", "/add").text == str(first + 2)
+    assert here.get("shop", "/each").text == "42"
+    assert here.get("shop", "/fails").text == "RangeError: not that far"
+    assert here.get("shop", "/heard").text == "heard you"
+    assert here.get("shop", "/fetch").json() == {"text": "body", "ours": []}
+
+
+def test_cells_and_the_api_of_every_machine_reach_a_workflow(
+    fleet: RunningFleet, shop: None
+) -> None:
+    """An instance that was made elsewhere runs at home, and is looked at from everywhere."""
+    here = fleet["m2"]
+    made = here.get("shop", "/create").text
+    soon(lambda: '"done"' in here.get("shop", f"/status/{made}").text, "it is complete")
+    listed = called(here, "GET", "/workflows/flow/instances")
+    assert made in [each["id"] for each in listed]
+
+
+def failed(machine: FleetMachine, worker: str, path: str) -> tuple[str, float]:
+    """Return what a worker says of a home that is away, and after how many seconds."""
+    answer: httpx.Response = machine.get(worker, path, timeout=DEADLINE_S)
+    assert answer.status_code == 500, answer.text
+    return answer.text, answer.elapsed.total_seconds()
+
+
+def test_while_a_home_is_away_calls_fail_soon_and_name_it(
+    fleet: RunningFleet, database: str, shop: None
+) -> None:
+    """Goal: no call hangs; what was acknowledged is there when the home is back, for cells that
+    never stopped. Method: kill each home in turn; write before and after."""
+    for home, other, worker, add in (("m1", "m2", "shop", "/add"), ("m2", "m1", "notes", "/put/x")):
+        before = fleet[other].get(worker, add).text
+        fleet.kill(home)
+        for path in (add, "/fetch"):
+            said, seconds = failed(fleet[other], worker, path)
+            assert home in said
+            assert seconds < FAILS_WITHIN_S
+        fleet.revive(home)
+        soon(lambda: fleet[other].get(worker, add).status_code == 200, "it goes on")  # noqa: B023
+        if worker == "shop":
+            assert int(fleet[other].get(worker, add).text) == int(before) + 2
+    assert fleet["m1"].get("notes").text.count('"x"') >= 2

@@ -162,6 +162,14 @@ def renewal_due(life: Life, now: float, share: float) -> bool:
     return now >= life.begins + (life.ends - life.begins) * share or now < life.begins - EARLY_S
 
 
+def lacks_services(pem: bytes) -> bool:
+    """Tell whether a machine's certificate does not answer for all that may be asked of it: it was
+    made by a Kythera that had fewer services."""
+    names = _certificate(pem).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    known = names.value.get_values_for_type(x509.DNSName)
+    return not {*map(service_host, SERVICES)} <= {*known}
+
+
 def belongs(certificate_pem: bytes, ca_pem: bytes) -> bool:
     """Tell whether an authority signed a certificate."""
     try:

@@ -54,6 +54,7 @@ def asking_lines(
     rule = "  http-request set-var"
     yield "frontend data_door"
     yield f"  bind fd@${{{DATA_ENV}}}"
+    yield "  no option idle-close-on-response"
     yield f"  maxconn {room.queue}"
     yield f"{rule}(txn.mark) url,word(1,:) if {CALLS}"
     yield f"{rule}(txn.mark) req.hdr({WAY_HEADER}) unless {CALLS}"
@@ -72,15 +73,9 @@ def asking_lines(
     yield f"  http-request set-header {NAME_HEADER} %[var(txn.name)] unless {CALLS}"
     yield f"  http-request set-header {GRANTED_HEADER} %[var(txn.granted)] if {wants}"
     yield f"  http-request set-uri %[var(txn.name)]:1 if {CALLS}"
-    yield from _once()
     yield f"  use_backend {FAR}%[var(txn.peer)]"
     for peer, words in tls:
         yield from _far(peer, words, limits)
-
-
-def _once() -> Iterator[str]:
-    """It may have been done: what was sent is not sent again, but for what changes nothing."""
-    yield "  http-request disable-l7-retry unless { method GET HEAD OPTIONS }"
 
 
 def _refusal(status: int, why: str, condition: str) -> Iterator[str]:
@@ -101,6 +96,8 @@ def _far(peer: PeerServer, words: str, limits: Limits) -> Iterator[str]:
     connect_ms = limits.peer_connect_ms if peer.same_site else limits.peer_answer_ms
     yield f"backend {far_backend(peer.name)}"
     yield "  no option redispatch"
+    # Never twice: it may have been done.
+    yield "  retry-on conn-failure"
     yield f"  timeout connect {connect_ms}ms"
     yield f"  http-request set-timeout tunnel {limits.response_wait_s}s if {CALLS}"
     yield from _failing(f"the machine {peer.name}, which keeps these data, does not answer")
@@ -115,6 +112,7 @@ def home_lines(
     rule = "  http-request set-var"
     yield f"frontend mesh_{DATA}"
     yield from door
+    yield "  no option idle-close-on-response"
     # At each request: a connection outlives its machine's membership.
     yield f"  http-request reject unless {member}"
     yield f"{rule}(txn.name) url,word(1,:) if {CALLS}"
@@ -131,10 +129,11 @@ def home_lines(
     signed = "%[var(txn.granted)].%[var(txn.right)]"
     yield f"  http-request set-header {PASS_HEADER} {signed} if {granted}"
     yield f"  http-request set-uri {OBJECTS_HOST} if {CALLS}"
-    yield from _once()
     yield f"  default_backend {DATA_SLOT}"
     yield f"backend {DATA_SLOT}"
     yield "  no option redispatch"
+    # Never twice: it may have been done.
+    yield "  retry-on conn-failure"
     # Never on a connection that the store may be closing: what was sent could not be sent again.
     yield "  http-reuse never"
     yield f"  http-request set-timeout tunnel {limits.response_wait_s}s if {CALLS}"

@@ -21,7 +21,7 @@ from kythera.run.bindings_d1 import database_value
 from kythera.run.bindings_dispatch import dispatch_value
 from kythera.run.bindings_kv import KV, namespace_value
 from kythera.run.bindings_services import SERVICES, service_value
-from kythera.run.objects import ObjectHome, ObjectsDoor, flow_value, objects_value
+from kythera.run.objects import WAY_HEADER, ObjectHome, ObjectsDoor, flow_value, objects_value
 from kythera.run.outbound import NOTHING, OUTBOUND_COMPATIBILITY_DATE
 from kythera.run.prelude import source
 
@@ -30,7 +30,6 @@ CACHE = "cache"
 """The store of the Cache API, which every worker with code has."""
 FLEET = "fleet"
 """The door to stores of other machines."""
-WAY_HEADER = "X-Kythera-Way"
 ASSETS = "assets"
 """The service that answers from a version's static files."""
 
