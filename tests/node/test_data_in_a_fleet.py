@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.fleets import FleetMachine, RunningFleet, running_fleet
