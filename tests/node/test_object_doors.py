@@ -100,7 +100,7 @@ def test_a_cell_on_another_machine_goes_to_where_they_live(tmp_path: Path) -> No
     key, name = store_key(layout.store_key), layout.objects_socket("a", "w").name
     assert ways(layout, catalog, peers, key)[away.mark] == f"one|{name}|"
     assert kept(layout, catalog, "one")[name] == str(layout.objects_socket("a", "w"))
-    assert kept(layout, catalog, "two").keys() == {"d1"}
+    assert kept(layout, catalog, "two").keys() == {"d1", "queues", "r2"}
     unreached = Peers(me="two", machines=(PeerDoor(name="one"),))
     assert ways(layout, catalog, unreached, key) == {}
 

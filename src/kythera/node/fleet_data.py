@@ -9,27 +9,51 @@ from collections.abc import Callable, Iterator
 from kythera.ground.layout import Layout
 from kythera.ground.passes import way_mark
 from kythera.model.catalog import Catalog
+from kythera.model.names import queue_id
 from kythera.model.objects import OBJECTS, is_live
-from kythera.model.records import Resource, Version
+from kythera.model.records import Binding, Resource, Version
 from kythera.model.workflows import WORKFLOW
 from kythera.route.mesh import Peers
 from kythera.route.mesh_data import PASS_WORD
 
-DATABASE = "d1"
-STORES = (DATABASE,)
+STORES = ("d1", "queues", "r2")
 """Those that take passes of other machines' cells."""
+KEPT: dict[str, tuple[str, str]] = {
+    "d1": ("d1", "id"),
+    "r2_bucket": ("r2", "bucket_name"),
+    "queue": ("queues", "queue_name"),
+}
+"""By the type of a binding, and of the resource: whose store, and by which field it is found."""
+
+
+def resource_of(version: Version, binding: Binding) -> str:
+    """Return the id of what a binding of `KEPT` leads to."""
+    said: str = binding.fields[KEPT[binding.type][1]]
+    return queue_id(version.account, said) if binding.type == "queue" else said
 
 
 def homes(catalog: Catalog, version: Version, machine: str) -> dict[str, str]:
-    """Return, by `store/resource`, which other machine keeps what a version is bound to."""
+    """Return, by `store/resource`, which other machine keeps what a version is bound to. What says
+    no machine is older than homes, and is each machine's own."""
     found = {}
     for binding in version.bindings:
-        if binding.type == DATABASE:
-            one = catalog.resource(version.account, DATABASE, binding.fields["id"])
+        if binding.type in KEPT:
+            wanted = resource_of(version, binding)
+            one = catalog.resource(version.account, binding.type, wanted)
             home = machine if one is None else one.fields.get("machine", machine)
             if home != machine:
-                found[f"{DATABASE}/{binding.fields['id']}"] = home
+                found[f"{KEPT[binding.type][0]}/{wanted}"] = home
     return found
+
+
+def known_homes(catalog: Catalog, account: str) -> dict[tuple[str, str], str]:
+    """Return where everything of an account is kept, by type and id: cells that were started while
+    that was otherwise are to be started anew."""
+    return {
+        (kind, one.id): one.fields.get("machine", "")
+        for kind in KEPT
+        for one in catalog.resources(account, kind)
+    }
 
 
 def object_homes(catalog: Catalog) -> dict[tuple[str, str], str]:

@@ -27,6 +27,7 @@ GRANTED_HEADER = "x-kythera-granted"
 """What a pass grants, between two machines: the home puts its own mark to it."""
 AWAY_HEADER = "x-kythera-away"
 """In an answer: it is HAProxy's own, and nothing was done."""
+R2_ERROR_HEADER = "CF-R2-Error"
 FAR = "data_far_"
 """How the backends begin that lead to a peer's data."""
 OBJECTS_HOST = "objects"
@@ -87,8 +88,11 @@ def _refusal(status: int, why: str, condition: str) -> Iterator[str]:
 def _failing(why: str) -> Iterator[str]:
     """What is answered when nobody else answers."""
     body = quoted('{"success":false,"error":"' + why + '"}')
+    told = quoted('{"version":1,"v4code":10001,"message":"' + why + '"}')
     for status in (502, 503, 504):
         text = f"content-type application/json string {body} hdr {AWAY_HEADER} 1"
+        # As R2's binding reads it.
+        text += f" hdr {R2_ERROR_HEADER} {told}"
         yield f"  http-error status {status} {text}"
 
 
