@@ -9,7 +9,7 @@ import pytest
 
 from kythera.control.caller import Caller, Forbidden, called_by
 from kythera.control.resources import refuse_new
-from kythera.control.store_calls import NoStores
+from kythera.control.store_calls import NoStores, ObjectCell
 from kythera.model.errors import StoreUnavailable
 from kythera.model.records import Binding
 from kythera.model.workflows import WORKFLOW
@@ -41,10 +41,10 @@ class Cell(NoStores):
     asked: list[tuple[str, Any]] = field(default_factory=list)
 
     async def ask_object_cell(
-        self, worker: tuple[str, str], path: str, body: bytes, within_s: float
+        self, cell: ObjectCell, path: str, body: bytes, within_s: float
     ) -> tuple[int, bytes]:
         """Answer what was asked."""
-        assert worker == (ACCOUNT, "hello")
+        assert cell == ObjectCell(ACCOUNT, "hello")
         what = path.rpartition("/")[2]
         self.asked.append((what, json.loads(body)))
         return self.status, json.dumps(self.answers.get(what)).encode()
@@ -166,7 +166,7 @@ async def test_an_object_cell_that_is_away_is_said_to_be(world: World) -> None:
     answer = await world.call("GET", INSTANCES)
     assert answer.status_code == 503
     with pytest.raises(StoreUnavailable):
-        await NoStores().ask_object_cell((ACCOUNT, "hello"), "/", b"", 1.0)
+        await NoStores().ask_object_cell(ObjectCell(ACCOUNT, "hello"), "/", b"", 1.0)
 
 
 async def test_a_token_for_one_worker_reaches_its_own_workflows_alone(world: World) -> None:

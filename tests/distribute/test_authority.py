@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kythera.distribute import membership
+from kythera.distribute import authority, membership
 from kythera.distribute.authority import (
     EARLY_S,
     SERVICES,
@@ -22,6 +22,7 @@ from kythera.distribute.authority import (
     key_digest,
     key_fits,
     key_of_number,
+    lacks_services,
     life_of,
     machine_host,
     make_authority,
@@ -125,6 +126,16 @@ def test_a_fresh_certificate_is_never_due() -> None:
     pem, _ = certificate_of()
     assert not renewal_due(life_of(pem), NOW + 1, 0.5)
     assert renewal_due(life_of(pem), NOW - 2 * EARLY_S, 0.5), "made by a clock far ahead"
+
+
+def test_a_certificate_of_an_older_kythera_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a machine that was upgraded answers for its new services before half its certificate's
+    life has passed. Method: one made when there were fewer."""
+    assert not lacks_services(certificate_of()[0])
+    monkeypatch.setattr(authority, "SERVICES", authority.SERVICES[:-1])
+    older, _ = certificate_of()
+    monkeypatch.undo()
+    assert lacks_services(older)
 
 
 @given(st.text(max_size=80))

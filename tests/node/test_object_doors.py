@@ -6,12 +6,14 @@ import pytest
 from msgspec import structs
 
 from kythera.ground.layout import Layout
+from kythera.ground.passes import store_key
 from kythera.model.catalog import Catalog
 from kythera.model.errors import KytheraError
 from kythera.model.objects import OBJECTS, classes_of, deleted, newest, transferred
 from kythera.model.records import (
     Binding,
     Deployment,
+    Machine,
     Record,
     Resource,
     Split,
@@ -19,6 +21,7 @@ from kythera.model.records import (
     Worker,
     encode,
 )
+from kythera.node.fleet_data import homes, kept, ways
 from kythera.node.object_doors import doors, here, located, ways_to_moved
 from kythera.node.object_files import (
     make_storage,
@@ -27,6 +30,7 @@ from kythera.node.object_files import (
     remove_deleted,
     take_over,
 )
+from kythera.route.mesh import PeerDoor, Peers
 
 NOW = "2026-11-23T00:00:00.000000Z"
 SHOP = Resource(
@@ -77,15 +81,41 @@ def test_objects_run_the_newest_that_is_deployed() -> None:
     assert found.id == "v2"
 
 
-def test_a_cell_on_another_machine_is_told_where_they_live(tmp_path: Path) -> None:
-    """Goal: one machine has them; on all others a call says which."""
+def test_a_cell_on_another_machine_goes_to_where_they_live(tmp_path: Path) -> None:
+    """Goal: one machine has them; from all others a way leads there, as long as it is of the fleet."""
     layout, catalog = Layout(tmp_path), catalog_of()
     at_home = doors(layout, catalog, version(1), "one")["w"]
     assert at_home.socket == layout.objects_socket("a", "w")
+    assert at_home.mark == ""
+    gone = doors(layout, catalog, version(1), "two")["w"]
+    assert gone.socket is None
+    assert "live on machine 'one'" in gone.why
+    home = Machine(name="one", mesh="10.0.0.1:7000")
+    catalog.apply(home.key(), encode(home))
     away = doors(layout, catalog, version(1), "two")["w"]
-    assert away.socket is None
-    assert "live on machine 'one'" in away.why
+    assert away.socket == layout.store_socket("fleet")
+    assert away.machine == "one"
     assert here(catalog, version(2), "two") == ()
+    peers = Peers(me="two", machines=(PeerDoor(name="one", address="10.0.0.1:7000"),))
+    key, name = store_key(layout.store_key), layout.objects_socket("a", "w").name
+    assert ways(layout, catalog, peers, key)[away.mark] == f"one|{name}|"
+    assert kept(layout, catalog, "one")[name] == str(layout.objects_socket("a", "w"))
+    assert kept(layout, catalog, "two").keys() == {"d1", "queues", "r2"}
+    unreached = Peers(me="two", machines=(PeerDoor(name="one"),))
+    assert ways(layout, catalog, unreached, key) == {}
+
+
+def test_a_database_of_another_machine_is_known_to_be_there(tmp_path: Path) -> None:
+    """Goal: its cells go by the mesh, those of its home do not; what no record names is here."""
+    catalog = Catalog()
+    held = Resource(
+        account="a", type="d1", id="i", name="n", created_on=NOW, fields={"machine": "one"}
+    )
+    catalog.apply(held.key(), encode(held))
+    bound = tuple(Binding(name=name, type="d1", fields={"id": name}) for name in ("i", "absent"))
+    asking = structs.replace(version(1), bindings=bound)
+    assert homes(catalog, asking, "two") == {"d1/i": "one"}
+    assert homes(catalog, asking, "one") == {}
 
 
 def test_a_deleted_class_is_gone(tmp_path: Path) -> None:

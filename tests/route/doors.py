@@ -28,6 +28,7 @@ from kythera.model.records import Deployment, Domains, Route, Routes, Split, Wor
 from kythera.model.traffic import Share, Traffic
 from kythera.route.front import Front
 from kythera.route.mesh import Peers, Tunnel, Where
+from kythera.route.mesh_data import DATA_ENV, DATA_SOCKET
 from kythera.route.pages import CANNOT_START
 from kythera.route.plan import FrontPlan, plan_front
 from kythera.route.render import FrontOptions
@@ -295,6 +296,8 @@ class World:
     peers: Peers | None = None
     where: dict[str, Where] = field(default_factory=dict)
     tunnels: tuple[Tunnel, ...] = ()
+    ways: dict[str, str] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
 
     def worker(
         self, name: str, shares: dict[Cell | Share, float] | None = None, **fields: Any
@@ -355,6 +358,8 @@ class World:
             peers=self.peers,
             where={(ACCOUNT, name): where for name, where in self.where.items()},
             tunnels=self.tunnels,
+            ways=self.ways,
+            data=self.data,
         )
 
 
@@ -371,6 +376,8 @@ class Door:
         self.cells: list[Cell] = []
         ports = [sock.getsockname()[1] for sock in self.sockets.values()]
         self.port, self.tls_port, self.mesh_port = ports
+        self.data_door = folder / "data.sock"
+        self.sockets[DATA_SOCKET] = listening(self.data_door)
         self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=15)
 
     def new_front(self) -> Front:
@@ -390,6 +397,8 @@ class Door:
         """Start HAProxy on the files, as the keeper does."""
         numbers = {f"{{socket:{name}}}": sock.fileno() for name, sock in self.sockets.items()}
         env = {key: str(numbers[value]) for key, value in self.front.env().items()}
+        # A reload may bring this door; the master has its environment once.
+        env[DATA_ENV] = str(self.sockets[DATA_SOCKET].fileno())
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.front.argv(),

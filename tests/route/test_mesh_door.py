@@ -79,7 +79,7 @@ async def answered(door: Door, context: ssl.SSLContext, service: str) -> bytes:
     """Return what a service says to whoever has this certificate; b"" when it says nothing."""
     with contextlib.suppress(OSError, ssl.SSLError):
         async with spoken(door, context, service) as (reader, writer):
-            if service in ("http", "control"):
+            if service in ("http", "control", "data"):
                 writer.write(b"GET /x HTTP/1.1\r\nHost: hello.localhost\r\n\r\n")
             with anyio.fail_after(5):
                 return await reader.read(1024)
@@ -91,7 +91,7 @@ async def test_strangers_hear_nothing_from_any_service(tmp_path: Path) -> None:
     door closes; so it does for a service that is not offered, and for what is no TLS."""
     async with fleet(a="here", b="here") as machines, echoing(b"hello\n") as echo:
         door = machines.doors["a"]
-        with_mesh(door, streams={"log": echo.address, "route": echo.address})
+        with_mesh(door, streams={"log": echo.address, "route": echo.address}, pass_key="key")
         await machines.worker("hello")
         await machines.apply()
         ours = machines.identities
@@ -106,7 +106,7 @@ async def test_strangers_hear_nothing_from_any_service(tmp_path: Path) -> None:
             "not a member": ours.context(ours.machine("c")),
             "a token's": ours.context(ours.joiner("t1")),
         }
-        for service in ("http", "control", "log", "route"):
+        for service in ("http", "control", "data", "log", "route"):
             for context in strangers.values():
                 assert await answered(door, context, service) == b""
             assert await answered(door, member, service)

@@ -35,6 +35,8 @@ def small_plan() -> FrontPlan:
         "services": {"0a": "s0001", "0b": "s0002"},
         "lanes": {"0a": "0:1,1:9"},
         "lane_servers": {"0a-0": "c1", "0a-1": "c2"},
+        "ways": {"0c": "near|d1|pass", "0d": "far|o1|"},
+        "data": {"d1": "d1"},
     }
     servers = (
         Server(name="c1", path="/run/a b/c1.sock", weight=1),
@@ -43,7 +45,10 @@ def small_plan() -> FrontPlan:
     return FrontPlan(
         slots=2,
         owners={"s0001": "a/hello"},
-        servers={"s0001": servers},
+        servers={
+            "s0001": servers,
+            "data": (Server(name="d1", path="/run/a b/d1.sock", weight=0),),
+        },
         maps=maps,
         me="me",
         number=5,
@@ -68,6 +73,7 @@ MESH = MeshFiles(
     authority="/var/k y/ca.pem",
     control_socket="/var/k y/run/mesh.sock",
     streams={"log": "127.0.0.1:4222", "route": "127.0.0.1:6222"},
+    pass_key="not a key",
 )
 
 

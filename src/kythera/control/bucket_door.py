@@ -1,19 +1,21 @@
-"""The API's door to this machine's R2 store: asked as a cell asks, with a pass of no worker.
+"""The API's door to R2's store, this machine's or that of a bucket's home: asked as a cell asks, with a pass of no worker.
 
 Promises: bodies pass in pieces; what the store refuses is raised with its own code and text; a store
 that does not answer is an outage that is said, not waited for.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import httpx
 import msgspec
 
-from kythera.ground.passes import PASS_HEADER, Pass, sign, store_key
+from kythera.ground.layout import Layout
+from kythera.ground.passes import PASS_HEADER, Pass, sign, store_key, way_mark
 from kythera.model.errors import Refusal, StoreUnavailable
+from kythera.run.bindings import FLEET
+from kythera.run.objects import WAY_HEADER
 from kythera.store.r2_protocol import ERROR_HEADER, REQUEST_HEADER, SIZE_HEADER
 
 STORE = "r2"
@@ -58,12 +60,15 @@ class NoBuckets:
 
 
 class StoreDoor:
-    """The door to the store behind a unix socket."""
+    """The door to the stores behind a machine's sockets."""
 
-    def __init__(self, socket: Path, key: Path, account: str, silent_ms_max: int) -> None:
-        self._socket = socket
-        self._key = key
+    def __init__(
+        self, layout: Layout, account: str, silent_ms_max: int, home_of: Callable[[str], str]
+    ) -> None:
+        self._layout = layout
         self._account = account
+        self._home_of = home_of
+        """Which other machine keeps a bucket; empty: this one."""
         self._silent_s = silent_ms_max / 1000
 
     async def write(
@@ -120,9 +125,13 @@ class StoreDoor:
         content: AsyncIterable[bytes] | None = None,
     ) -> AsyncIterator[httpx.Response]:
         granted = Pass(account=self._account, worker="", store=STORE, resource=bucket)
-        told = {**headers, PASS_HEADER: sign(granted, store_key(self._key))}
+        key, machine = store_key(self._layout.store_key), self._home_of(bucket)
+        told = {**headers, PASS_HEADER: sign(granted, key)}
+        if machine:
+            told[WAY_HEADER] = way_mark(key, machine, STORE)
+        socket = self._layout.store_socket(FLEET if machine else STORE)
         sent = [(name.encode(), value.encode()) for name, value in told.items()]
-        transport = httpx.AsyncHTTPTransport(uds=str(self._socket))
+        transport = httpx.AsyncHTTPTransport(uds=str(socket))
         try:
             async with httpx.AsyncClient(transport=transport, timeout=self._silent_s) as client:
                 asking = client.stream(method, "http://r2/", headers=sent, content=content)

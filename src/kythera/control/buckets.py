@@ -90,7 +90,9 @@ async def post_bucket(request: Request) -> Response:
         id=name,
         name=name,
         created_on=iso(services.clock.now()),
-        fields=_settings(document),
+        # Objects at another endpoint are nobody's of the fleet: each machine asks there.
+        fields=_settings(document)
+        | ({} if services.platform.r2_endpoint else {"machine": services.me}),
     )
 
     async def make() -> None:

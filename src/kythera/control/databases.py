@@ -1,8 +1,9 @@
 """D1 databases: made, listed, asked, deleted.
 
 What there is stands in records; what is in it is with the store (`run/js/databases.js`) of the machine
-that made it. Promises: a name means one database; a deleted one's file is gone when the answer says so.
-Refuses: to ask for a database that another machine keeps (7500, naming it).
+that made it, which is asked over the mesh. Promises: a name means one database; a deleted one's content
+is gone when the answer says so, and its file where this machine kept it. Refuses: to ask for a database
+whose machine is not of the fleet any more (7500, naming it).
 """
 
 import re
@@ -67,18 +68,24 @@ async def send(
 ) -> bytes:
     """Send the store bytes and return its answer. Raises as `ask`."""
     home = database.fields.get("machine", services.me)
-    if home != services.me:
-        raise Refusal(
-            SQL_FAILED,
-            f"The database {database.name!r} is kept by the machine {home!r}, not by this one.",
-            status=409,
-            remedy=f"Ask the API of {home!r}: databases do not move between machines yet.",
-        )
-    asked = Asked(STORE, services.account, database.id)
+    machine = "" if home == services.me else home
+    _refuse_no_home(services, database, machine)
+    asked = Asked(STORE, services.account, database.id, machine)
     status, content = await services.stores.ask(asked, f"/{action}", body, within_s)
     if status != 200:
         raise Refusal(SQL_FAILED, str(msgspec.json.decode(content).get("error", "unknown error")))
     return content
+
+
+def _refuse_no_home(services: Services, database: Resource, machine: str) -> None:
+    if machine and services.store.catalog().machine(machine) is None:
+        raise Refusal(
+            SQL_FAILED,
+            f"The database {database.name!r} is kept by the machine {machine!r}, which is not of this"
+            " fleet any more.",
+            status=409,
+            remedy="Restore that machine from its backup, or make the database anew.",
+        )
 
 
 def view(database: Resource, info: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -180,6 +187,7 @@ async def delete_database(request: Request) -> Response:
     """DELETE d1/database/{id}: what is in it, its file, and the record, in this order."""
     services, database = database_of(request)
     answer = await ask(services, database, "delete", {})
+    # Of one that another machine keeps this finds nothing: an empty file stays there.
     folder = services.stores.folder(STORE) / STORE
     for ending in ("", "-wal", "-shm"):
         file = anyio.Path(folder / f"{answer['id']}.sqlite{ending}")

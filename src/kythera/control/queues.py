@@ -113,7 +113,12 @@ def _fresh(services: Services, name: str, settings: Fields) -> Resource:
         id=queue_id(services.account, name),
         name=name,
         created_on=now,
-        fields={"settings": settings, "consumers": [], "modified_on": now},
+        fields={
+            "settings": settings,
+            "consumers": [],
+            "modified_on": now,
+            "machine": services.me,
+        },
     )
 
 
@@ -266,12 +271,13 @@ def _no_consumer(known: str) -> Refusal:
 
 
 async def _ask(services: Services, queue: Resource, action: str, document: Any) -> Fields:
-    """Have this machine's store do something. Raises StoreUnavailable."""
+    """Have the store of the queue's machine do something. Raises StoreUnavailable."""
     return await _post(services, queue, f"/ask/{action}", document)
 
 
 async def _post(services: Services, queue: Resource, path: str, document: Any) -> Fields:
-    asked = Asked(STORE, services.account, queue.id)
+    home = queue.fields.get("machine", services.me)
+    asked = Asked(STORE, services.account, queue.id, "" if home == services.me else home)
     body = msgspec.json.encode(document)
     within_s = services.platform.limits.queue_call_ms / 1000
     status, content = await services.stores.ask(asked, path, body, within_s)

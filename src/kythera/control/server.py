@@ -112,6 +112,13 @@ def sockets_of(layout: Layout, platform: Platform) -> dict[str, socket.socket]:
     return {name: found[name] for name in NAMES}
 
 
+def _home_of_bucket(store: Store, platform: Platform, bucket: str) -> str:
+    """Return which other machine keeps a bucket; empty: this one."""
+    found = store.catalog().resource(platform.account_id, "r2_bucket", bucket)
+    home = "" if found is None else str(found.fields.get("machine", ""))
+    return "" if home == platform.machine else home
+
+
 @asynccontextmanager
 async def real_services(layout: Layout) -> AsyncIterator[Services]:
     """Return what the API is given in real life."""
@@ -175,10 +182,10 @@ async def real_services(layout: Layout) -> AsyncIterator[Services]:
             kept_blobs=(Blobs(layout.kv_blobs),),
             kv=kv,
             buckets=StoreDoor(
-                layout.store_socket("r2"),
-                layout.store_key,
+                layout,
                 platform.account_id,
                 limits.r2_silent_ms_max,
+                partial(_home_of_bucket, store, platform),
             ),
         )
 

@@ -21,6 +21,7 @@ from kythera.control.envelope import listed, success
 from kythera.control.objects import home_of_objects
 from kythera.control.services import Services, services_of
 from kythera.control.store import put
+from kythera.control.store_calls import ObjectCell
 from kythera.control.workflow_forms import ABSENT, refused
 from kythera.deploy.bindings import Origin
 from kythera.deploy.bindings_workflows import workflow_name
@@ -150,13 +151,15 @@ async def get_versions(request: Request) -> Response:
 
 async def _ask(services: Services, one: Resource, what: str, asked: Mapping[str, Any]) -> Any:
     """Have a Workflow's object cell do something. Raises Refusal, StoreUnavailable."""
-    workflow, machine = read_workflow(one), services.platform.machine
-    if workflow.machine not in ("", machine):
+    workflow, me = read_workflow(one), services.platform.machine
+    machine = "" if workflow.machine == me else workflow.machine
+    if machine and services.store.catalog().machine(machine) is None:
         raise Refusal(
             ELSEWHERE,
-            f"The instances of Workflow {one.name!r} are on machine {workflow.machine!r}.",
+            f"The instances of Workflow {one.name!r} are on machine {machine!r}, which is not of this"
+            " fleet any more.",
             status=409,
-            remedy="Ask the API of that machine.",
+            remedy="Restore that machine from its backup.",
         )
     version = newest(services.store.catalog(), services.account, workflow.worker)
     if version is None or workflow.class_name not in version.named_handlers:
@@ -169,7 +172,7 @@ async def _ask(services: Services, one: Resource, what: str, asked: Mapping[str,
         )
     within_s = services.platform.limits.workflow_call_ms / 1000
     status, content = await services.stores.ask_object_cell(
-        (services.account, workflow.worker),
+        ObjectCell(services.account, workflow.worker, machine),
         f"/workflows/{one.id}/{what}",
         msgspec.json.encode(asked),
         within_s,

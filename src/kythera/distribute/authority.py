@@ -28,7 +28,7 @@ from kythera.model.errors import KytheraError, SetupError
 from kythera.model.membership import Membership
 from kythera.model.names import is_machine_name
 
-SERVICES = ("http", "control", "log", "route", "route-odd")
+SERVICES = ("http", "control", "log", "route", "route-odd", "data")
 """What may be asked of a machine's mesh port; servers of the log's odd and even epochs meet apart."""
 JOINER = "join-"
 """How the name in a token's certificate begins; no machine's name may."""
@@ -160,6 +160,14 @@ def renewal_due(life: Life, now: float, share: float) -> bool:
     A clock far before its beginning renews too: the certificate may have been made by a machine
     whose clock was wrong, and a new one does no harm."""
     return now >= life.begins + (life.ends - life.begins) * share or now < life.begins - EARLY_S
+
+
+def lacks_services(pem: bytes) -> bool:
+    """Tell whether a machine's certificate does not answer for all that may be asked of it: it was
+    made by a Kythera that had fewer services."""
+    names = _certificate(pem).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    known = names.value.get_values_for_type(x509.DNSName)
+    return not {*map(service_host, SERVICES)} <= {*known}
 
 
 def belongs(certificate_pem: bytes, ca_pem: bytes) -> bool:

@@ -13,6 +13,7 @@ import msgspec
 
 from kythera.distribute.authority import (
     belongs,
+    lacks_services,
     life_of,
     make_key,
     make_request,
@@ -28,6 +29,9 @@ from kythera.ground.layout import Layout
 from kythera.model.errors import KytheraError
 from kythera.model.limits import Limits
 from kythera.model.membership import Peer
+
+OLDER_S = 3_600.0
+"""How old a certificate is at least that is renewed because its maker knew fewer services."""
 
 
 class Asks(Protocol):
@@ -51,7 +55,11 @@ async def renew_when_due(
 
     `peers` are the core machines. Raises KytheraError when it is time and nobody renewed it."""
     certificate = layout.machine_certificate.read_bytes()
-    if not renewal_due(life_of(certificate), now, limits.certificate_renew_share):
+    life = life_of(certificate)
+    due = renewal_due(life, now, limits.certificate_renew_share)
+    # Who signs may be older than this machine: it is not asked again and again.
+    older = now >= life.begins + OLDER_S and lacks_services(certificate)
+    if not due and not older:
         return False
     name = own_name(layout)
     assert name is not None, "it was read just now"

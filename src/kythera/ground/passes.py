@@ -2,7 +2,8 @@
 
 workerd itself adds it to each request, outside the worker's isolate: a worker cannot read it, change
 it, or leave it out. A store believes nothing else of who asks. Keys never leave the machine, so a
-pass is worth nothing elsewhere; it does not expire, as no cell outlives its configuration.
+pass is worth nothing elsewhere: where another machine keeps what is asked for, the front checks it
+here and the home signs it anew (decisions/0031). It does not expire, as no cell outlives its configuration.
 """
 
 import base64
@@ -78,6 +79,11 @@ def worker_mark(key: str, account: str, worker: str) -> str:
     if namespace:
         return _named(namespace_key(key, account, namespace), script_name(worker))
     return _digits(key, f"worker/{account}/{worker}")[:MARK_DIGITS]
+
+
+def way_mark(key: str, machine: str, name: str) -> str:
+    """Return what this machine's door to others' data knows `name` of a machine by."""
+    return _digits(key, f"way/{machine}/{name}")[:MARK_DIGITS]
 
 
 def namespace_key(key: str, account: str, namespace: str) -> str:

@@ -23,7 +23,7 @@ from kythera.model.catalog import Catalog
 from kythera.model.platform import Platform
 from kythera.model.records import Version
 from kythera.run.assets import materialise
-from kythera.run.bindings import Database, Databases, SharedSecret, StoreDoors, stores_of
+from kythera.run.bindings import FLEET, Database, Databases, SharedSecret, StoreDoors, stores_of
 from kythera.run.cell import WORKERD_MARK, CellName
 from kythera.run.config import PULSE, CellSettings, cell_config
 from kythera.run.objects import ObjectHome, ObjectsDoor
@@ -73,6 +73,8 @@ class CellMaker:
     located: Callable[[Version], Version] = lambda version: version
     """A version whose bindings lead to where classes of objects are now."""
     """How a version's cells reach Durable Objects, by where they are outside of a sandbox."""
+    homes: Callable[[Version], Mapping[str, str]] = lambda _: {}
+    """By `store/resource`: which other machine keeps what a version is bound to."""
     _trees: dict[str, Path] = field(default_factory=dict)
     """Of manifests whose trees were laid out since this agent started."""
 
@@ -101,6 +103,8 @@ class CellMaker:
         if self.stores is not None:
             for store in stores_of(version) & self.stores.sockets.keys():
                 folders[STORES_FOLDER / store] = self.stores.sockets[store]
+            if self.homes(version):
+                folders[STORES_FOLDER / FLEET] = self.stores.sockets[FLEET]
         for script, door in self.objects(version).items():
             if door.socket is not None:
                 folders[OBJECTS_FOLDER / script] = door.socket
@@ -159,6 +163,7 @@ class CellMaker:
             is_outbound=is_outbound(self.catalog, version.account, version.worker),
             objects=self._objects(version),
             home=home,
+            homes=self.homes(version),
         )
         return cell_config(
             self.located(version),

@@ -1,20 +1,21 @@
-"""The machine's inner door, as one of its stores: a socket that cells with service bindings are shown.
+"""The doors that HAProxy serves for this machine's cells, as stores: sockets that cells are shown.
 
-HAProxy serves it (`route.services`); the keeper owns it, so that what cells ask waits while HAProxy is
-down, and so that a sandbox which has it mounted never holds a socket that nobody listens on.
+`services` leads to other workers (`route.services`), `fleet` to data that other machines keep
+(`route.mesh_data`). The keeper owns the sockets, so that what cells ask waits while HAProxy is down, and
+so that a sandbox which has one mounted never holds a socket that nobody listens on.
 """
 
 import anyio
 
 from kythera.model.catalog import Catalog
 from kythera.node.keeper_client import Exited
-from kythera.run.bindings_services import SERVICES
 
 
 class InnerDoor:
     """Nothing has to be kept alive here: the front is, by its own loop."""
 
-    name = SERVICES
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     async def run(self) -> None:
         """Do nothing, for ever."""

@@ -6,11 +6,14 @@ from dataclasses import replace
 from msgspec import structs
 
 from kythera.ground.layout import Layout
+from kythera.ground.passes import store_key, way_mark
 from kythera.model.catalog import Catalog
 from kythera.model.objects import OBJECTS, ObjectClass, classes_of, newest, read_class
 from kythera.model.records import Binding, Version
 from kythera.model.workflows import Workflow, workflows_here, workflows_of
 from kythera.node.cell_maker import CellMaker
+from kythera.node.fleet_data import homes_for, object_homes
+from kythera.run.bindings import FLEET
 from kythera.run.objects import ObjectsDoor, doors_of
 
 
@@ -86,6 +89,7 @@ def with_objects(maker: CellMaker, catalog: Catalog) -> CellMaker:
         maker,
         objects=lambda version: doors(layout, catalog, version, machine),
         located=lambda version: located(catalog, version),
+        homes=homes_for(catalog, machine),
     )
 
 
@@ -93,6 +97,12 @@ def _door(layout: Layout, catalog: Catalog, account: str, script: str, machine: 
     version = newest(catalog, account, script)
     if here(catalog, version, machine) or workflows_here(catalog, version, machine):
         return ObjectsDoor(layout.objects_socket(account, script))
+    home = object_homes(catalog).get((account, script), "")
+    if version is not None and home != machine and catalog.machine(home) is not None:
+        mark = way_mark(
+            store_key(layout.store_key), home, layout.objects_socket(account, script).name
+        )
+        return ObjectsDoor(layout.store_socket(FLEET), mark=mark, machine=home)
     classes, workflows = (
         classes_of(catalog, account, script),
         workflows_of(catalog, account, script),

@@ -62,9 +62,12 @@ class R2:
 
     def records_changed(self, catalog: Catalog) -> None:
         """Tell the store which buckets there are."""
+        me = self._platform.machine
         found = {
             bucket.name: bucket.created_on
             for bucket in catalog.resources(self._platform.account_id, "r2_bucket")
+            # One that another machine keeps is none here: it would be a second one of that name.
+            if bucket.fields.get("machine", me) == me
         }
         if found or self._files.buckets.exists():
             self._files.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

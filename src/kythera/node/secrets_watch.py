@@ -12,6 +12,7 @@ from kythera.deploy.shared_secrets import SECRET
 from kythera.model.catalog import Catalog
 from kythera.model.objects import OBJECTS
 from kythera.model.records import Binding, Version
+from kythera.node.fleet_data import KEPT, known_homes, resource_of
 from kythera.node.object_doors import ways_to_moved
 
 Shared = tuple[str, str, str]
@@ -56,7 +57,12 @@ class SecretsWatch:
             for account in self._catalog.accounts()
             for key, way in ways_to_moved(self._catalog, account.id).items()
         }
-        return shared | databases | outbound | objects
+        homes = {
+            (account.id, *key): home
+            for account in self._catalog.accounts()
+            for key, home in known_homes(self._catalog, account.id).items()
+        }
+        return shared | databases | outbound | objects | homes
 
 
 def uses(version: Version | None, changed: frozenset[Shared]) -> bool:
@@ -69,6 +75,8 @@ def uses(version: Version | None, changed: frozenset[Shared]) -> bool:
 
 
 def _named(version: Version, binding: Binding) -> Shared:
+    if binding.type in KEPT:
+        return version.account, binding.type, resource_of(version, binding)
     match binding.type:
         case "secrets_store_secret":
             return version.account, binding.fields["store_id"], binding.fields["secret_name"]

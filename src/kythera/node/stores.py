@@ -20,7 +20,8 @@ from kythera.node.python_store import PythonStore
 from kythera.node.queue_store import QueueStore
 from kythera.node.r2 import R2
 from kythera.node.workerd_store import StoreHost, StoreNeeds, WorkerdStore
-from kythera.run.bindings import StoreDoors
+from kythera.run.bindings import FLEET, StoreDoors
+from kythera.run.bindings_services import SERVICES
 from kythera.run.databases import DATABASE, databases_config
 
 
@@ -95,7 +96,8 @@ def parts_of(host: StoreHost) -> list[StorePart]:
         part.started, part.tell = host.started, host.tell
     return [
         *ours,
-        InnerDoor(),
+        InnerDoor(SERVICES),
+        InnerDoor(FLEET),
         KvPart(host),
         WorkerdStore(DATABASE, host, databases_config, StoreNeeds(counts=True)),
         QueueStore(host),

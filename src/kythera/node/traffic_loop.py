@@ -25,6 +25,7 @@ from kythera.model.traffic import Traffic
 from kythera.node.door_loop import DoorLoop
 from kythera.node.engines import EngineOrder
 from kythera.node.fleet import Fleet
+from kythera.node.fleet_data import kept, ways
 from kythera.node.keeper_client import Exited
 from kythera.node.log_servers import LogServers
 from kythera.node.mind import Mind, Reading
@@ -95,13 +96,14 @@ class TrafficLoop:
     def _plan(self) -> tuple[FrontPlan, Iterable[Traffic]]:
         traffic, failing = self._mind.traffic()
         self._front.options = dataclasses.replace(self._front.options, mesh=self._mesh())
+        peers = self._fleet.peers()
         plan = plan_front(
             self._mind.catalog,
             traffic,
             failing,
             domain=self._platform.domain,
             previous=self._front.saved_plan(),
-            peers=self._fleet.peers(),
+            peers=peers,
             where=self._where,
             tunnels=self._fleet.front_tunnels(),
             queues=queues(
@@ -115,6 +117,8 @@ class TrafficLoop:
                 )
                 for each in outbound_workers(self._mind.catalog)
             },
+            ways=ways(self._layout, self._mind.catalog, peers, self._key),
+            data=kept(self._layout, self._mind.catalog, self._platform.machine),
         )
         return plan, traffic.values()
 
@@ -126,6 +130,7 @@ class TrafficLoop:
             authority=str(self._layout.ca_certificate.absolute()),
             control_socket=str(self._layout.mesh_socket),
             streams=self._servers.streams(),
+            pass_key=self._key,
         )
 
     async def prepare(self) -> EngineOrder:

@@ -45,9 +45,11 @@ def parse_table(text: str) -> dict[str, int]:
     return {match[1]: int(match[2]) for match in _ROW.finditer(text)}
 
 
-def streams_among(text: str) -> list[str]:
-    """Read the answer to `show sess`: the sessions that are streams between machines."""
-    return [match[1] for match in _SESSION.finditer(text) if is_stream(match[2])]
+def streams_among(text: str, *more: str) -> list[str]:
+    """Read the answer to `show sess`: the sessions that are streams between machines, or are in one
+    of `more` backends."""
+    found = _SESSION.finditer(text)
+    return [match[1] for match in found if is_stream(match[2]) or match[2] in more]
 
 
 def parse_homed(text: str) -> dict[Name, int]:

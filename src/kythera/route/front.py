@@ -49,10 +49,12 @@ from kythera.route.forwarding import (
     streams_among,
 )
 from kythera.route.loads import Load, Tally
-from kythera.route.mesh import CONTROL, MeshFiles
+from kythera.route.mesh import CONTROL, DATA, MeshFiles
+from kythera.route.mesh_data import DATA_ENV, DATA_SOCKET, far_backend
 from kythera.route.mesh_render import MESH_ENV, inner_backend, tunnel_section
 from kythera.route.plan import (
     AWAY,
+    DATA_SLOT,
     HOME,
     SLOT_LETTER,
     SLOTS_MIN,
@@ -161,6 +163,8 @@ class Front:
             doors[SERVICES_ENV] = f"{{socket:{SERVICES_SOCKET}}}"
         if self.options.mesh is not None:
             doors[MESH_ENV] = "{socket:mesh}"
+            if self.options.mesh.pass_key:
+                doors[DATA_ENV] = f"{{socket:{DATA_SOCKET}}}"
         return doors
 
     def saved_plan(self) -> FrontPlan | None:
@@ -282,14 +286,17 @@ class Front:
             for pid in (await processes(self._master_socket)).old:
                 for name in gone:
                     await self._asker(pid)(f"del map {MEMBERS}.map {name}")
+                # What an object's caller holds open asks for nothing any more.
+                await self._cut_streams(pid, inner_backend(DATA))
+            await self._ask_newest(f"shutdown sessions server {inner_backend(DATA)}/inner")
             await self.cut_tunnels()
 
-    async def _cut_streams(self, old: int) -> None:
+    async def _cut_streams(self, old: int, *more: str) -> None:
         """End the streams of a process that drains: it does so by session only, and has the
         sections of an older plan."""
         with contextlib.suppress(FrontSilent):
             ask = self._asker(old)
-            for session in streams_among(await ask("show sess")):
+            for session in streams_among(await ask("show sess"), *more):
                 await ask(f"shutdown session {session}")
 
     def _stream_sections(self) -> list[str]:
@@ -311,8 +318,8 @@ class Front:
         for name, since in self._down.items():
             if now - since >= DOWN_REST_S:
                 self._down[name] = math.inf
-                for way in (HOME, AWAY):
-                    await self._ask_newest(f"shutdown sessions server {way}/{name}")
+                for server in (f"{HOME}/{name}", f"{AWAY}/{name}", f"{far_backend(name)}/home"):
+                    await self._ask_newest(f"shutdown sessions server {server}")
 
     async def _reload(self, before: int) -> int:
         """Have the master start a process on the files; return it once it serves."""
@@ -402,7 +409,8 @@ class Front:
     async def _delete_retired(self, rows: Sequence[ServerRow]) -> None:
         """Try to delete the cells that are not planned; HAProxy refuses while they are in use."""
         planned = {server.name for _, server in self._plan.named_servers()} if self._plan else set()
-        gone = [row for row in _cells(rows) if row.server not in planned and row.current == 0]
+        ours = [*_cells(rows), *(row for row in rows if row.slot == DATA_SLOT)]
+        gone = [row for row in ours if row.server not in planned and row.current == 0]
         if self._plan is not None and gone:
             async with conversation(self._runtime_socket) as talk:
                 for row in gone:

@@ -14,7 +14,7 @@ Where = Literal["local", "home", "away"]
 """Who serves a worker's visitors that come to this machine: its own cells, the machine of this
 site that the worker's name falls to, or another machine that is able to."""
 
-HTTP, CONTROL = "http", "control"
+HTTP, CONTROL, DATA = "http", "control", "data"
 SERVER_NUMBERS = (1 << 20) - 1
 """HAProxy places a server on its ring by 4096 times its number, in 32 bits."""
 
@@ -79,6 +79,8 @@ class MeshFiles(Struct, frozen=True, kw_only=True):
     """Where the control process answers other machines."""
     streams: dict[str, str] = field(default_factory=dict)
     """Other services (`log`, `route` …) to the `host:port` that answers here; may come later."""
+    pass_key: str = ""
+    """What this machine's passes are signed with; empty: no data go between machines."""
 
 
 def server_numbers(names: Iterable[str]) -> dict[str, int]:

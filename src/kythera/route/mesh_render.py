@@ -9,14 +9,15 @@ REFUSED_STATUS, and the first machine asks the next.
 `home` and `away` are the ways out. Both place a worker's name on a ring, equal on every machine.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kythera.model.limits import Limits
 from kythera.route.admission import Room, far_queue_rules
-from kythera.route.mesh import CONTROL, HTTP, MeshFiles, PeerServer, Tunnel
+from kythera.route.mesh import CONTROL, DATA, HTTP, MeshFiles, PeerServer, Tunnel
+from kythera.route.mesh_data import asking_lines, home_lines
 from kythera.route.pages import REFUSED_MARK, REFUSED_STATUS
-from kythera.route.plan import AWAY, HOME, SLOT_LETTER, FrontPlan
+from kythera.route.plan import AWAY, DATA_SLOT, HOME, SLOT_LETTER, FrontPlan
 from kythera.route.rules import (
     ABLE_PATH,
     INTERNAL_PREFIX,
@@ -75,12 +76,15 @@ def mesh_lines(
     plan: FrontPlan, mesh: MeshFiles, limits: Limits, room: Room, runtime_socket: Path
 ) -> Iterator[str]:
     """Yield all sections that a machine of a fleet has and a machine without a mesh door has not."""
-    services = {HTTP: "", CONTROL: "", **mesh.streams}
+    data = [DATA] if mesh.pass_key else []
+    services = [HTTP, CONTROL, *data, *mesh.streams]
     yield from _passthrough(services, runtime_socket)
     yield from _here(mesh, limits, runtime_socket)
     yield from _control(mesh, runtime_socket)
     for service, address in mesh.streams.items():
         yield from _stream(service, address, mesh, runtime_socket)
+    if data:
+        yield from _data(plan, mesh, limits, room, runtime_socket)
     yield from _far_checks(plan, mesh, limits)
     queue = list(far_queue_rules(limits, room))
     yield from _home(plan, mesh, limits, queue, runtime_socket)
@@ -101,10 +105,11 @@ def tunnel_section(tunnel: Tunnel) -> str:
 
 def is_stream(backend: str) -> bool:
     """Tell whether a backend carries what may stand for ever between two machines."""
-    return backend.startswith((INNER, TUNNEL)) and backend != inner_backend(HTTP)
+    passing = (inner_backend(HTTP), inner_backend(DATA))
+    return backend.startswith((INNER, TUNNEL)) and backend not in passing
 
 
-def _passthrough(services: dict[str, str], runtime_socket: Path) -> Iterator[str]:
+def _passthrough(services: Sequence[str], runtime_socket: Path) -> Iterator[str]:
     names = " ".join(f"{service}.kythera" for service in services)
     yield "frontend mesh"
     yield from STREAM_DOOR
@@ -197,6 +202,16 @@ def _control(mesh: MeshFiles, runtime_socket: Path) -> Iterator[str]:
     yield "  http-reuse never"
     yield "  option http-server-close"
     yield f"  server control {quoted('unix@' + mesh.control_socket)}"
+
+
+def _data(
+    plan: FrontPlan, mesh: MeshFiles, limits: Limits, room: Room, runtime_socket: Path
+) -> Iterator[str]:
+    """What other machines' cells reach here, and how this machine's reach what others keep."""
+    door = _inner_door(DATA, mesh, runtime_socket)
+    yield from home_lines(door, plan.servers.get(DATA_SLOT, ()), mesh.pass_key, MEMBER, limits)
+    tls = [(peer, _tls(peer.name, DATA, mesh)) for peer in plan.peers]
+    yield from asking_lines(mesh.pass_key, limits, room, tls)
 
 
 def _stream(service: str, address: str, mesh: MeshFiles, runtime_socket: Path) -> Iterator[str]:

@@ -35,12 +35,15 @@ LOCAL, HOME, AWAY = "local", "home", "away"
 APART = "apart"
 APART_MARK = "|"
 """Divides a row of `apart` into where, who, and (if so) why no cell starts here."""
+DATA_SLOT = "data"
+"""The backend with what other machines' cells reach here."""
 DRAINING, OVERLOADED = "draining", "overloaded"
 """Keys of `health`: present or not."""
 MAPS = (
     *("hosts", "routes_exact", "routes_prefix", "routes_wild", "pins", "sticky"),
     *(APART, "members", "health", "queues"),
     *("services", "lanes", "lane_servers"),
+    *("ways", "data"),
 )
 ORDERED_MAPS = ("routes_wild",)
 """Maps whose first matching row wins: replaced as a whole, never row by row."""
@@ -66,7 +69,7 @@ class FrontPlan(Struct, frozen=True, kw_only=True):
     freed: tuple[str, ...] = ()
     """Slots that had an owner once; the longest free one is taken first."""
     servers: dict[str, tuple[Server, ...]] = field(default_factory=dict)
-    """Slot to its cells; a slot without cells answers 503 at once."""
+    """Slot to its cells; a slot without cells answers 503 at once. DATA_SLOT: what is kept here."""
     maps: dict[str, Rows] = field(default_factory=lambda: {name: {} for name in MAPS})
     """Map name to its rows in order."""
     me: str = ""
@@ -117,13 +120,17 @@ def plan_front(
     queues: Mapping[Name, int] | None = None,
     mark_of: Callable[[Name], str] | None = None,
     more_marks: Mapping[str, Name] | None = None,
+    ways: Mapping[str, str] | None = None,
+    data: Mapping[str, str] | None = None,
 ) -> FrontPlan:
     """Return what the front door should do now.
 
     `failing` holds workers whose cell cannot start, and why: they answer 503 without a wait, unless
     `where` sends their visitors to another machine. Who is not in `where` is served here.
     `queues` holds workers whose queue is not as long as all others'. `mark_of` says by what the inner
-    door knows a worker; without it there is no such door. `more_marks` lead to workers too."""
+    door knows a worker; without it there is no such door. `more_marks` lead to workers too. `ways`: marks of data that
+    other machines keep, and where those are (`mesh_data`). `data`: what is kept here for cells of
+    others, by name, and its socket."""
     served = _served(catalog, traffic)
     owners, slots, freed = _assign_slots(served, previous or FrontPlan())
     slot_of = {name: slot for slot, name in owners.items()}
@@ -153,7 +160,15 @@ def plan_front(
         | {mark: slot_of[name] for mark, name in (more_marks or {}).items() if name in slot_of},
         "lanes": lane_rows(lanes),
         "lane_servers": server_rows(lanes),
+        "ways": dict(sorted((ways or {}).items())),
+        "data": {name: name for name in sorted(data or {})},
     }
+    if data:
+        servers[DATA_SLOT] = tuple(
+            # Never chosen but by its name.
+            Server(name=name, path=path, weight=0)
+            for name, path in sorted(data.items())
+        )
     return FrontPlan(
         slots=slots,
         freed=freed,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kythera.ground.passes import PASS_HEADER, Pass, sign
+from kythera.ground.passes import PASS_HEADER, Pass, sign, way_mark
 from kythera.model.errors import Refusal
 from kythera.model.names import DISPATCH, namespace_of, queue_id
 from kythera.model.objects import OBJECTS
@@ -21,13 +21,15 @@ from kythera.run.bindings_d1 import database_value
 from kythera.run.bindings_dispatch import dispatch_value
 from kythera.run.bindings_kv import KV, namespace_value
 from kythera.run.bindings_services import SERVICES, service_value
-from kythera.run.objects import ObjectHome, ObjectsDoor, flow_value, objects_value
+from kythera.run.objects import WAY_HEADER, ObjectHome, ObjectsDoor, flow_value, objects_value
 from kythera.run.outbound import NOTHING, OUTBOUND_COMPATIBILITY_DATE
 from kythera.run.prelude import source
 
 QUEUE_DELAY_HEADER = "X-Kythera-Delay"
 CACHE = "cache"
 """The store of the Cache API, which every worker with code has."""
+FLEET = "fleet"
+"""The door to stores of other machines."""
 ASSETS = "assets"
 """The service that answers from a version's static files."""
 
@@ -81,6 +83,8 @@ class BindingContext:
     home: ObjectHome | None = None
     """Of a worker's object cell."""
     dispatch_told_bytes_max: int = 4_096
+    homes: Mapping[str, str] = field(default_factory=dict)
+    """By `store/resource`: which other machine keeps it. Who is not in it is kept here."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +146,8 @@ def has_code(version: Version) -> bool:
 def store_service(
     store: str, resource: str, binding: Binding, context: BindingContext, **http: Any
 ) -> Fields:
-    """Return the service that leads to a resource in one of this machine's stores. `http`: more of
-    workerd's HttpOptions. A trial has no stores: there it leads nowhere, and says so when used."""
+    """Return the service that leads to a resource in one of this machine's stores, or in another
+    machine's by the fleet's door. `http`: more of workerd's HttpOptions. A trial has no stores: there it leads nowhere, and says so when used."""
     name = f"store/{store}/{resource}"
     if context.stores is None:
         return {"name": name, "network": {"allow": []}}
@@ -156,12 +160,14 @@ def store_service(
         resource=resource,
         binding=binding.name,
     )
-    header = {"name": PASS_HEADER, "value": sign(granted, context.stores.key)}
-    options = {**http, "injectRequestHeaders": [header, *http.get("injectRequestHeaders", ())]}
-    return {
-        "name": name,
-        "external": {"address": f"unix:{context.stores.sockets[store]}", "http": options},
-    }
+    headers = [{"name": PASS_HEADER, "value": sign(granted, context.stores.key)}]
+    machine = context.homes.get(f"{store}/{resource}")
+    if machine is not None:
+        mark = way_mark(context.stores.key, machine, store)
+        headers.append({"name": WAY_HEADER, "value": mark})
+    options = {**http, "injectRequestHeaders": [*headers, *http.get("injectRequestHeaders", ())]}
+    socket = context.stores.sockets[store if machine is None else FLEET]
+    return {"name": name, "external": {"address": f"unix:{socket}", "http": options}}
 
 
 def module_named(version: Version, name: str) -> Module:

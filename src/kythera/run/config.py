@@ -112,6 +112,8 @@ class CellSettings:
     """How Durable Objects are reached, by the worker whose they are."""
     home: ObjectHome | None = None
     """What makes it a worker's object cell; None: it is a stateless one."""
+    homes: Mapping[str, str] = field(default_factory=dict)
+    """By `store/resource`: which other machine keeps it."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ class _Builder:
             settings.objects,
             settings.home,
             settings.dispatch_told_bytes_max,
+            settings.homes,
         )
 
     @cached_property

@@ -22,12 +22,14 @@ from kythera.run.workflows import ENGINE, engine_of, engine_service, workflow_va
 if TYPE_CHECKING:
     from kythera.run.bindings import BindingContext
 
-CONNECT_HOST = "objects"
+CONNECT_HOST, WAY_PORT = "objects", 1
 DOOR, WATCH, TAIL = "objects/door", "objects-watch", "Tail"
 STORAGE = "objects/storage"
 OWN_DATE = "2026-06-01"
 IN_A_TRIAL = "Durable Objects are not there while a Worker's top-level code is tried."
 NO_WORKFLOWS_IN_A_TRIAL = "Workflows are not there while a Worker's top-level code is tried."
+WAY_HEADER = "X-Kythera-Way"
+"""By which the front knows what of another machine is meant (`route.mesh_data`)."""
 LEADS_HOME = frozenset({OBJECTS, WORKFLOW})
 """Bindings behind which is a worker's object cell."""
 
@@ -45,6 +47,15 @@ class ObjectsDoor:
     """Why it does not, in words for whoever calls one."""
     why_no_workflows: str = ""
     """The same for Workflows."""
+    mark: str = ""
+    """By what the door of `socket` knows the way, where that leads to another machine."""
+    machine: str = ""
+    """Which one that is."""
+
+    @property
+    def why_away(self) -> str:
+        """Return what is said when that machine does not answer."""
+        return f"The machine {self.machine!r}, which keeps this, does not answer: try again."
 
 
 @dataclass(frozen=True)
@@ -96,13 +107,14 @@ def _shells(service: str, script: str, context: "BindingContext") -> list[Fields
     ]
     namespaces = list(dict.fromkeys(wanted))
     door = _door(script, context)
+    away = [{"name": "AWAY", "text": door.why_away}] if door.machine else []
     shells: Fields = {
         "modules": [
             {"name": "objects_forward.js", "esModule": _exporting(namespaces)},
             HANDED,
         ],
         "compatibilityDate": OWN_DATE,
-        "bindings": [{"name": "WHY", "text": door.why}],
+        "bindings": [{"name": "WHY", "text": door.why}, *away],
         "globalOutbound": {"name": NOTHING},
         "durableObjectNamespaces": [
             {"className": each, "uniqueKey": each, "enableSql": True} for each in namespaces
@@ -125,7 +137,11 @@ def _way(script: str, door: ObjectsDoor) -> Fields | None:
     """Return the service that leads to a worker's object cell; None: it is not reached."""
     if door.socket is None:
         return None
-    external = {"address": f"unix:{door.socket}", "http": {"capnpConnectHost": CONNECT_HOST}}
+    http: Fields = {"capnpConnectHost": CONNECT_HOST}
+    if door.mark:
+        way = {"name": WAY_HEADER, "value": door.mark}
+        http = {"capnpConnectHost": f"{door.mark}:{WAY_PORT}", "injectRequestHeaders": [way]}
+    external = {"address": f"unix:{door.socket}", "http": http}
     return {"name": f"objects/way/{script}", "external": external}
 
 

@@ -41,10 +41,11 @@ def workflow_value(
         if found is not None:
             return _binding(_designator(found)), ()
     service = f"workflows/of/{script}"
+    away = [{"name": "AWAY", "text": door.why_away}] if door.machine else []
     forward: Fields = {
         "modules": [{"name": "workflows_forward.js", "esModule": source("workflows_forward.js")}],
         "compatibilityDate": OWN_DATE,
-        "bindings": [{"name": "WHY", "text": door.why_no_workflows}],
+        "bindings": [{"name": "WHY", "text": door.why_no_workflows}, *away],
         "globalOutbound": {"name": NOTHING},
     }
     designator = {"name": service, "props": {"json": _text({"workflow": name})}}

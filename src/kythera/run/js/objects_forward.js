@@ -6,6 +6,7 @@ import { handed } from './handed.js';
 
 const HEADER = 'x-kythera-object';
 const LEAVING = 'kythera: the object cell is being replaced';
+const LOST = 'Network connection lost.';
 const AGAIN_MS = 20;
 const AGAIN_MAX = 1500;
 const DEPTH_MAX = 8;
@@ -46,6 +47,24 @@ async function patiently(ask) {
   }
 }
 
+// Where another machine keeps the objects the front answers by itself when that is away, and a
+// tunnel of calls ends.
+async function answered(response, env) {
+  if (env.AWAY && response.headers.has('x-kythera-away')) {
+    await response.body?.cancel();
+    throw new Error(env.AWAY);
+  }
+  return response;
+}
+
+async function reached(env, call) {
+  try {
+    return await call();
+  } catch (error) {
+    throw env.AWAY && error?.message === LOST ? new Error(env.AWAY, { cause: error }) : error;
+  }
+}
+
 function shell(namespace) {
   return class extends DurableObject {
     constructor(ctx, env) {
@@ -59,10 +78,10 @@ function shell(namespace) {
         return env.DOOR;
       };
       const fetch = (request) => {
-        const ask = () => {
+        const ask = async () => {
           const handed = new Request(request);
           handed.headers.set(HEADER, header);
-          return door().fetch(handed);
+          return answered(await door().fetch(handed), env);
         };
         return request.body === null ? patiently(ask) : ask();
       };
@@ -75,12 +94,12 @@ function shell(namespace) {
             return name === 'constructor' ? target.constructor : undefined;
           }
           const called = (...given) => {
-            const ask = () => door().call(where, name, handed(given));
+            const ask = () => reached(env, () => door().call(where, name, handed(given)));
             return given.every((each) => isPlain(each)) ? patiently(ask) : ask();
           };
           // Who reads a property instead of calling it awaits what it gets.
           called.then = (resolve, reject) =>
-            patiently(() => door().property(where, name)).then(resolve, reject);
+            patiently(() => reached(env, () => door().property(where, name))).then(resolve, reject);
           return called;
         },
       });

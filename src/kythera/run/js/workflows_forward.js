@@ -22,7 +22,7 @@ async function asked(self, method, given) {
       return await self.env.DOOR.workflow(self.ctx.props.workflow, method, given);
     } catch (error) {
       if (error?.message === LOST) {
-        throw lost(self.ctx.props.workflow, error);
+        throw self.env.AWAY ? new Error(self.env.AWAY, { cause: error }) : lost(self.ctx.props.workflow, error);
       }
       if (error?.message !== LEAVING || tries === AGAIN_MAX) {
         throw error;
