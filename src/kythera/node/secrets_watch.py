@@ -1,6 +1,6 @@
 """Which running cells hold a secret that was changed in its store, the password of a database that
-was, the way to Durable Objects that another worker has now, or have become an outbound worker's: they
-are replaced, one at a time.
+was, the way to Durable Objects that another worker has now, or the machine that keeps what they are bound to; or
+have become an outbound worker's: they are replaced, one at a time.
 
 A cell is given a secret's text when it starts. What an agent does not see change, as it was down, it
 takes for unchanged; the records of that time come in after it is up.
