@@ -89,5 +89,9 @@ def test_what_is_made_anew_on_another_machine_is_noticed() -> None:
     assert uses(bound("r2_bucket", bucket_name="b"), changed)
     assert not uses(bound("r2_bucket", bucket_name="c"), changed)
     assert not uses(bound("queue", queue_name="q"), changed)
+    catalog.apply(queue.key(), None)
+    assert not watch.changed(), "gone"
     put(catalog, queue, machine="other")
     assert uses(bound("queue", queue_name="q"), watch.changed())
+    put(catalog, msgspec.structs.replace(bucket, id="c", name="c"), machine="other")
+    assert not watch.changed(), "new"
