@@ -3,6 +3,7 @@
 import msgspec
 
 from kythera.model.catalog import Catalog
+from kythera.model.names import queue_id
 from kythera.model.records import Account, Binding, Resource, Version, encode
 from kythera.node.secrets_watch import SecretsWatch, uses
 
@@ -72,3 +73,25 @@ def test_what_comes_and_goes_is_noticed_too() -> None:
     assert uses(bound("hyperdrive", id="d"), changed)
     assert not uses(bound("hyperdrive", id="other"), changed)
     assert not uses(None, changed)
+
+
+def test_what_is_made_anew_on_another_machine_is_noticed() -> None:
+    """Goal: cells do not go on asking where a bucket was before. Method: its record names another
+    machine; a queue is known by its name."""
+    bucket = Resource(account="a", type="r2_bucket", id="b", name="b", created_on="", fields={})
+    known = queue_id("a", "q")
+    queue = Resource(account="a", type="queue", id=known, name="q", created_on="", fields={})
+    catalog = having(bucket, queue)
+    watch = SecretsWatch(catalog)
+    assert not watch.changed()
+    put(catalog, bucket, machine="other", storage_class="Standard")
+    changed = watch.changed()
+    assert uses(bound("r2_bucket", bucket_name="b"), changed)
+    assert not uses(bound("r2_bucket", bucket_name="c"), changed)
+    assert not uses(bound("queue", queue_name="q"), changed)
+    catalog.apply(queue.key(), None)
+    assert not watch.changed(), "gone"
+    put(catalog, queue, machine="other")
+    assert uses(bound("queue", queue_name="q"), watch.changed())
+    put(catalog, msgspec.structs.replace(bucket, id="c", name="c"), machine="other")
+    assert not watch.changed(), "new"

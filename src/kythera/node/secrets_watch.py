@@ -1,6 +1,6 @@
 """Which running cells hold a secret that was changed in its store, the password of a database that
-was, the way to Durable Objects that another worker has now, or have become an outbound worker's: they
-are replaced, one at a time.
+was, the way to Durable Objects that another worker has now, or the machine that keeps what they are bound to; or
+have become an outbound worker's: they are replaced, one at a time.
 
 A cell is given a secret's text when it starts. What an agent does not see change, as it was down, it
 takes for unchanged; the records of that time come in after it is up.
@@ -27,14 +27,29 @@ class SecretsWatch:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._known: dict[Shared, str] | None = None
+        self._homes: dict[Shared, str] = {}
+        """Where what cells are bound to is kept, or was last."""
 
     def changed(self) -> frozenset[Shared]:
         """Return which secrets have come, changed or gone."""
         before, self._known = self._known, self._now()
+        moved = self._moved()
         if before is None or before == self._known:
-            return frozenset()
+            return moved
         both = before.keys() | self._known.keys()
-        return frozenset(name for name in both if before.get(name) != self._known.get(name))
+        return moved | {name for name in both if before.get(name) != self._known.get(name)}
+
+    def _moved(self) -> frozenset[Shared]:
+        """Return what is kept elsewhere than it was last, also if it was gone meanwhile. What is
+        new has no cells yet."""
+        now = {
+            (account.id, *key): home
+            for account in self._catalog.accounts()
+            for key, home in known_homes(self._catalog, account.id).items()
+        }
+        moved = frozenset(key for key, home in now.items() if self._homes.get(key, home) != home)
+        self._homes |= now
+        return moved
 
     def _now(self) -> dict[Shared, str]:
         shared = {
@@ -57,12 +72,7 @@ class SecretsWatch:
             for account in self._catalog.accounts()
             for key, way in ways_to_moved(self._catalog, account.id).items()
         }
-        homes = {
-            (account.id, *key): home
-            for account in self._catalog.accounts()
-            for key, home in known_homes(self._catalog, account.id).items()
-        }
-        return shared | databases | outbound | objects | homes
+        return shared | databases | outbound | objects
 
 
 def uses(version: Version | None, changed: frozenset[Shared]) -> bool:
