@@ -21,6 +21,7 @@ import anyio
 import uvicorn
 from starlette.types import ASGIApp
 
+import kythera.distribute.nats_alone  # noqa: F401
 from kythera.control.app import build_app, build_events_app, build_peers_app
 from kythera.control.asset_index import AssetIndex
 from kythera.control.audit import Trail

@@ -19,6 +19,7 @@ from typing import Any
 import anyio
 import structlog
 
+import kythera.distribute.nats_alone  # noqa: F401
 from kythera.deploy.keyring import Keyring
 from kythera.distribute.archive import is_restoring
 from kythera.distribute.authority import found

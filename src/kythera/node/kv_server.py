@@ -22,6 +22,7 @@ import anyio.abc
 import structlog
 from anyio import to_thread
 
+import kythera.distribute.nats_alone  # noqa: F401
 from kythera.distribute.blobs import Blobs
 from kythera.distribute.copy import Copy
 from kythera.distribute.core_finder import CoreFinder, mesh_secure
