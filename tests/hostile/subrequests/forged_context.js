@@ -2,7 +2,6 @@
 // contained: served
 // settings: {"limits": {"subrequests": 5}, "compatibility_flags": ["nodejs_compat"]}
 import { AsyncLocalStorage } from 'node:async_hooks';
-import main from './kythera-around.js';
 
 const away = AsyncLocalStorage.snapshot();
 WeakSet.prototype.has = () => false;
@@ -23,6 +22,7 @@ export default {
   async fetch(request, env, ctx) {
     if (request.method === 'GET') return new Response('calm');
     if (request.url.includes('inner')) return new Response(String(await once()));
+    const { default: main } = await import('./kythera-around.js');
     let count = 0;
     for (let at = 0; at < 50; at += 1) {
       const inner = new Request('http://inner.example/', { method: 'POST' });
