@@ -20,7 +20,7 @@ from kythera.node.consoles import (
 )
 from kythera.node.keeper_client import HeldProcess
 from kythera.run.cell import CellName
-from kythera.run.prelude import EXCEPTION_MARKER
+from kythera.run.prelude import EXCEPTION_MARKER, SUBREQUESTS_MARKER
 
 CELL = CellName("a", "shop", "v1", 1, observed=False)
 PROCESS = f"{CELL.socket}+1"
@@ -35,11 +35,14 @@ class Holder:
         }
 
 
-async def printed(text: bytes) -> list[Any]:
-    """Return the events that come of a process printing `text` and ending."""
+async def printed(text: bytes, told: list[tuple[CellName, str]] | None = None) -> list[Any]:
+    """Return the events that come of a process printing `text` and ending; `told` takes limits met."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     consoles = Consoles(Holder(reading), SystemClock())
+    consoles.exceeded = lambda cell, reason: (told if told is not None else []).append(
+        (cell, reason)
+    )
     with capture_logs() as events:
         consoles.listen_to(PROCESS)
         os.write(writing, text)
@@ -74,6 +77,15 @@ async def test_a_forged_exception_line_is_only_text(forged: str) -> None:
     """A worker may print our mark; nothing trusts what follows it."""
     (event,) = await printed(f"{EXCEPTION_MARKER}{forged}\n".encode())
     assert event["line"] == forged
+
+
+@pytest.mark.anyio
+async def test_a_request_that_asked_too_often_is_told_of_and_counted() -> None:
+    """The line is a typed event, and the machine counts it as an incident of the worker's."""
+    told: list[tuple[CellName, str]] = []
+    (event,) = await printed(f"{SUBREQUESTS_MARKER}50\n".encode(), told)
+    assert (event["event"], event["subrequests_max"]) == ("subrequests_exceeded", "50")
+    assert told == [(CELL, "exceededSubrequests")]
 
 
 def test_a_flood_is_cut_and_counted() -> None:

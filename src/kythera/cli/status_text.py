@@ -31,6 +31,7 @@ WORDS = {
     "crashed": "crashed",
     "startFailed": "did not start",
     "logsDropped": "lines of its console dropped",
+    "exceededSubrequests": "requests refused more subrequests",
 }
 
 

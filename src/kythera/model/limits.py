@@ -45,8 +45,11 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Of one process: its connections, mostly."""
     temporary_bytes_max: int = 16 * MIB
     """In memory, of one process."""
-    subrequests_max: int = 10_000
-    """Of wrangler's `limits.subrequests`, which is kept and shown, and holds nobody (decision 12)."""
+    subrequests: int = 0
+    """What one request may ask of others, unless its worker's `limits.subrequests` says something else;
+    0: nothing is counted there (decision 30)."""
+    subrequests_max: int = 10_000_000
+    """Cloudflare's figure."""
     outbound_connections: int = 64
     outbound_connections_max: int = 1_000
     queue_requests: int = 1_000

@@ -187,7 +187,14 @@ class Incident(Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
-INCIDENTS = ("exceededCpu", "exceededMemory", "crashed", "startFailed", "logsDropped")
+INCIDENTS = (
+    "exceededCpu",
+    "exceededMemory",
+    "crashed",
+    "startFailed",
+    "logsDropped",
+    "exceededSubrequests",
+)
 """What may befall a worker's cells; the first two in the words of Cloudflare's outcomes."""
 
 

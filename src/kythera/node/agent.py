@@ -169,6 +169,9 @@ def hear(mind: Mind, consoles: Consoles) -> None:
     consoles.dropped = lambda cell, lines: mind.incidents.add(
         cell.account, cell.worker, "logsDropped", lines
     )
+    consoles.exceeded = lambda cell, reason: mind.incidents.add(
+        cell.account, cell.worker, reason, 1
+    )
 
 
 def maker_of(

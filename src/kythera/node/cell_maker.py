@@ -25,7 +25,7 @@ from kythera.model.records import Version
 from kythera.run.assets import materialise
 from kythera.run.bindings import FLEET, Database, Databases, SharedSecret, StoreDoors, stores_of
 from kythera.run.cell import WORKERD_MARK, CellName
-from kythera.run.config import PULSE, CellSettings, cell_config
+from kythera.run.config import PULSE, CellSettings, cell_config, subrequests_max
 from kythera.run.objects import ObjectHome, ObjectsDoor
 from kythera.run.outbound import EgressDoor
 from kythera.run.sandbox import (
@@ -160,6 +160,7 @@ class CellMaker:
             database=self._databases(version),
             service_calls_max=self.platform.limits.service_calls,
             dispatch_told_bytes_max=self.platform.limits.dispatch_told_bytes_max,
+            subrequests=subrequests_max(version, self.platform.limits),
             is_outbound=is_outbound(self.catalog, version.account, version.worker),
             objects=self._objects(version),
             home=home,

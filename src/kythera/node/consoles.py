@@ -20,7 +20,7 @@ from kythera.ground.readiness import Readiness
 from kythera.node.keeper_client import HeldProcess
 from kythera.run.cell import CellName
 from kythera.run.object_cells import key_of
-from kythera.run.prelude import EXCEPTION_MARKER
+from kythera.run.prelude import EXCEPTION_MARKER, SUBREQUESTS_MARKER
 
 CHUNK_BYTES = 65_536
 LINE_BYTES_MAX = 16_384
@@ -115,6 +115,8 @@ class Consoles:
         self._readiness = Readiness()
         self.dropped: Callable[[CellName, int], None] = lambda _cell, _lines: None
         """Told of lines of a cell that are not logged because there were too many."""
+        self.exceeded: Callable[[CellName, str], None] = lambda _cell, _reason: None
+        """Told of a limit that a worker's own isolate says it has met."""
         self.engine_said: Callable[[str, str], None] = lambda _name, _line: None
         """Told of each line of an engine, within the same limit, by the engine's name."""
         self._consoles: dict[str, Console] = {}
@@ -226,6 +228,10 @@ class Consoles:
         about = {"worker": cell.worker, "version": cell.version_id}
         if line.startswith(EXCEPTION_MARKER):
             self._journal.error("exception", **about, **_fields(line[len(EXCEPTION_MARKER) :]))
+        elif line.startswith(SUBREQUESTS_MARKER):
+            most = line[len(SUBREQUESTS_MARKER) :]
+            self._journal.warning("subrequests_exceeded", **about, subrequests_max=most)
+            self.exceeded(cell, "exceededSubrequests")
         else:
             self._journal.info("console", **about, line=line)
 

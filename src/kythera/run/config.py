@@ -15,6 +15,7 @@ import capnp
 import msgspec
 
 from kythera.model.errors import Refusal
+from kythera.model.limits import Limits
 from kythera.model.names import namespace_of
 from kythera.model.records import Asset, Module, Version
 from kythera.run import objects
@@ -52,6 +53,7 @@ from kythera.run.prelude import (
     NATIVES_MODULE,
     PRELUDE_MODULE,
     SOCKETS_MODULE,
+    SUBREQUESTS_MODULE,
     TOLD_MODULE,
     TRIAL_ENTRYPOINT,
     around_modules,
@@ -62,6 +64,7 @@ from kythera.run.prelude import (
     our_extension,
     plain_prelude,
     source,
+    subrequests_module,
     trial_prelude,
 )
 from kythera.run.workerd import find_schema
@@ -87,6 +90,12 @@ _RESERVED = (
 Fields = dict[str, Any]
 
 
+def subrequests_max(version: Version, limits: Limits) -> int:
+    """Return how many subrequests one request of a version may make; 0: nobody counts them."""
+    asked = version.limits.get("subrequests", limits.subrequests)
+    return min(asked if isinstance(asked, int) else limits.subrequests, limits.subrequests_max)
+
+
 @dataclass(frozen=True)
 class CellSettings:
     """What a machine adds to a version to make a cell of it."""
@@ -106,6 +115,8 @@ class CellSettings:
     """Opens Hyperdrive configs; None: as before."""
     service_calls_max: int = 500
     dispatch_told_bytes_max: int = 4_096
+    subrequests: int = 0
+    """What one request may send to others (`subrequests_max`); 0: nobody counts."""
     is_outbound: bool = False
     """Whether a dispatcher names this worker as its outbound one: then it takes parameters."""
     objects: Mapping[str, ObjectsDoor] = field(default_factory=dict)
@@ -167,8 +178,16 @@ class _Builder:
         wanted = {
             TOLD_MODULE: self.settings.is_outbound and not self.trial,
             CONTEXT_MODULE: self.is_dispatched,
+            SUBREQUESTS_MODULE: self.counts_subrequests,  # the last is evaluated first
         }
         return [name for name, is_wanted in wanted.items() if is_wanted]
+
+    @property
+    def counts_subrequests(self) -> bool:
+        """Tell whether its requests' subrequests are counted: a script can import nothing, and all
+        calls of an object are one request to workerd."""
+        is_cell = not self.trial and self.settings.home is None
+        return is_cell and self.version.main_module is not None and self.settings.subrequests > 0
 
     @property
     def clocks_stand(self) -> bool:
@@ -351,7 +370,7 @@ def _flags(builder: _Builder) -> list[str]:
     """Return a worker's compatibility flags, and those that standing clocks need."""
     version = builder.version
     given = [*version.compatibility_flags, *rpc_flags(version)]
-    if CONTEXT_MODULE in builder.within:
+    if {CONTEXT_MODULE, SUBREQUESTS_MODULE}.intersection(builder.within):
         given.append("nodejs_als")
     if not builder.clocks_stand:
         return given
@@ -391,6 +410,8 @@ def _modules(builder: _Builder, main: str) -> list[Fields]:
     ours = {PRELUDE_MODULE: _prelude(builder, main), NATIVES_MODULE: source("natives.js")}
     ours[ENTRY_MODULE] = source("entry.js")
     ours = {**around_modules(PRELUDE_MODULE, builder.within), **ours}
+    if SUBREQUESTS_MODULE in ours:
+        ours[SUBREQUESTS_MODULE] = subrequests_module(builder.settings.subrequests)
     return [*({"name": name, "esModule": text} for name, text in ours.items()), *modules]
 
 

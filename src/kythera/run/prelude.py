@@ -21,6 +21,8 @@ from typing import Any
 from urllib.parse import unquote
 
 EXCEPTION_MARKER = "\x01kythera-exception "
+SUBREQUESTS_MARKER = "\x01kythera-subrequests "
+"""Begins a line that says that a request had no subrequests left, and how many it had had."""
 PRELUDE_MODULE = "kythera-prelude.js"
 NATIVES_MODULE = "kythera-natives.js"
 """What the prelude imports before the worker's own code has run."""
@@ -32,10 +34,12 @@ _MAKE_BINDINGS = ("kythera:ratelimit.js", "kythera:shared-secret.js")
 AROUND_MODULE = "kythera-around.js"
 """Stands before the prelude itself, where a worker's `fetch` runs within something of ours."""
 CONTEXT_MODULE, TOLD_MODULE = "kythera-context.js", "kythera-told.js"
-"""What that is: in a worker of a dispatch namespace, and in an outbound worker."""
+"""What that is: in a worker of a dispatch namespace, and in an outbound worker;"""
+SUBREQUESTS_MODULE = "kythera-subrequests.js"
+"""and where subrequests are counted."""
 OUR_MODULES = (
     *(CLOCKS_MODULE, SOCKETS_MODULE, PRELUDE_MODULE, NATIVES_MODULE, ENTRY_MODULE),
-    *(AROUND_MODULE, CONTEXT_MODULE, TOLD_MODULE, "kythera:dispatch.js"),
+    *(AROUND_MODULE, CONTEXT_MODULE, TOLD_MODULE, SUBREQUESTS_MODULE, "kythera:dispatch.js"),
     *_MAKE_BINDINGS,
 )
 GETTERS_ON_PROTOTYPE_SINCE = "2022-01-31"
@@ -82,6 +86,14 @@ def around_modules(main: str, within: Sequence[str]) -> dict[str, str]:
         found[name] = source(name.removeprefix("kythera-"))
         main = own
     return found
+
+
+def subrequests_module(most: int) -> str:
+    """Return the module that lets each request make `most` subrequests."""
+    text = (_FOLDER / "subrequests.js").read_text(encoding="utf-8")
+    # Within a template of JavaScript's, the mark's one odd character needs to be written out.
+    mark = json.dumps(SUBREQUESTS_MARKER)[1:-1]
+    return text.replace("'%limit%'", str(most)).replace("%marker%", mark)
 
 
 def is_our_name(name: str) -> bool:

@@ -15,7 +15,8 @@ const HANDLERS = [
 const MESSAGE_CHARACTERS_MAX = 1000;
 const STACK_CHARACTERS_MAX = 4000;
 function ours(line) {
-  return line.includes('kythera-prelude.js:') || line.includes('(kythera:');
+  return line.includes('kythera-prelude.js:') || line.includes('kythera-subrequests.js:') ||
+    line.includes('(kythera:');
 }
 
 function report(error, request) {
