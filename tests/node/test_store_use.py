@@ -54,13 +54,15 @@ WANTED = {
 @pytest.fixture(scope="module")
 def busy(platform: RunningPlatform) -> RunningPlatform:
     """Return the shared platform, with a Worker that has asked each store."""
-    make_bucket(platform, "counted")
-    made = platform.call("POST", "/storage/kv/namespaces", content=json.dumps({"title": "counted"}))
+    make_bucket(platform, "asks-all-stores")
+    made = platform.call(
+        "POST", "/storage/kv/namespaces", content=json.dumps({"title": "asks-all-stores"})
+    )
     bindings = [
         {"type": "kv_namespace", "name": "KV", "namespace_id": made.json()["result"]["id"]},
-        {"type": "r2_bucket", "name": "R2", "bucket_name": "counted"},
+        {"type": "r2_bucket", "name": "R2", "bucket_name": "asks-all-stores"},
         {"type": "durable_object_namespace", "name": "ROOM", "class_name": "Room"},
-        {"type": "analytics_engine", "name": "POINTS", "dataset": "counted"},
+        {"type": "analytics_engine", "name": "POINTS", "dataset": "asked"},
         {
             "type": "ratelimit",
             "name": "LIMITER",
@@ -69,9 +71,9 @@ def busy(platform: RunningPlatform) -> RunningPlatform:
         },
     ]
     classes = {"new_tag": "v1", "new_sqlite_classes": ["Room"]}
-    platform.upload("counted", CODE, bindings=bindings, migrations=classes)
-    assert platform.get("counted", "/kv").text == "2"
-    assert platform.get("counted").text == "done"
+    platform.upload("asks-all-stores", CODE, bindings=bindings, migrations=classes)
+    assert platform.get("asks-all-stores", "/kv").text == "2"
+    assert platform.get("asks-all-stores").text == "done"
     return platform
 
 
@@ -82,19 +84,21 @@ def uses(platform: RunningPlatform) -> dict[str, dict[str, int]]:
         store: use["counts"]
         for store, facts in machine["stores"].items()
         for use in facts["workers"]
-        if use["worker"] == "counted"
+        if use["worker"] == "asks-all-stores"
     }
 
 
 def test_each_binding_is_counted_for_its_worker(busy: RunningPlatform) -> None:
     """Goal: every store, exactly; what the API asks itself is nobody's."""
-    busy.call("PUT", "/r2/buckets/counted/objects/by-the-api", content=b"x")
+    busy.call("PUT", "/r2/buckets/asks-all-stores/objects/by-the-api", content=b"x")
     try:
         wait_until(lambda: uses(busy) == WANTED, "counted as wanted", deadline_s=30)
     except AssertionError:
         assert uses(busy) == WANTED
     shown = busy.kythera("status").stdout
-    lines = [line.split(None, 2) for line in shown.splitlines() if line.startswith("counted ")]
+    lines = [
+        line.split(None, 2) for line in shown.splitlines() if line.startswith("asks-all-stores ")
+    ]
     told: dict[str, Any] = {line[1]: line[2] for line in lines if line[1] in WANTED}
     assert told["kv"] == "reads 3, writes 1, deletes 1, lists 1"
     assert told["objects"] == "requests 2"
@@ -107,7 +111,7 @@ def test_sums_go_on_when_a_store_is_killed(busy: RunningPlatform) -> None:
     (pid,) = [p for p in family(busy.process.pid) if "kythera.node.kv_server" in command(p)]
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "killed")
-    assert busy.get("counted", "/kv").text == "2"
+    assert busy.get("asks-all-stores", "/kv").text == "2"
     wait_until(
         lambda: uses(busy)["kv"]["reads"] == before + 3,
         "three more",
