@@ -1,4 +1,6 @@
-"""The API's door to R2's store, this machine's or that of a bucket's home: asked as a cell asks, with a pass of no worker.
+"""The API's door to R2's store, this machine's or that of a bucket's home.
+
+It is asked as a cell asks, with a pass of no worker.
 
 Promises: bodies pass in pieces; what the store refuses is raised with its own code and text; a store
 that does not answer is an outage that is said, not waited for.

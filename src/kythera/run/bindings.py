@@ -147,7 +147,8 @@ def store_service(
     store: str, resource: str, binding: Binding, context: BindingContext, **http: Any
 ) -> Fields:
     """Return the service that leads to a resource in one of this machine's stores, or in another
-    machine's by the fleet's door. `http`: more of workerd's HttpOptions. A trial has no stores: there it leads nowhere, and says so when used."""
+    machine's by the fleet's door. `http`: more of workerd's HttpOptions. A trial has no stores: there
+    it leads nowhere, and says so when used."""
     name = f"store/{store}/{resource}"
     if context.stores is None:
         return {"name": name, "network": {"allow": []}}
