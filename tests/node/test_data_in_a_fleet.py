@@ -80,9 +80,12 @@ def test_the_api_of_every_machine_asks_a_database_at_its_home(
     fleet: RunningFleet, database: str
 ) -> None:
     """`wrangler d1 execute` need not know where it is."""
-    sql = {"sql": "SELECT count(*) AS n FROM notes"}
-    (told,) = called(fleet["m1"], "POST", f"/d1/database/{database}/query", json=sql)
-    assert told["results"][0]["n"] >= 2
+    path = f"/d1/database/{database}/query"
+    counts = []
+    for statement in ("SELECT count(*) AS n FROM notes", "INSERT INTO notes VALUES ('z')") * 2:
+        (told,) = called(fleet["m1"], "POST", path, json={"sql": statement})
+        counts += [row["n"] for row in told["results"]]
+    assert counts[1] == counts[0] + 1
 
 
 OBJECTS = """

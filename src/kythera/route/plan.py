@@ -128,9 +128,9 @@ def plan_front(
     `failing` holds workers whose cell cannot start, and why: they answer 503 without a wait, unless
     `where` sends their visitors to another machine. Who is not in `where` is served here.
     `queues` holds workers whose queue is not as long as all others'. `mark_of` says by what the inner
-    door knows a worker; without it there is no such door. `more_marks` lead to workers too. `ways`: marks of data that
-    other machines keep, and where those are (`mesh_data`). `data`: what is kept here for cells of
-    others, by name, and its socket."""
+    door knows a worker; without it there is no such door. `more_marks` lead to workers too. `ways`: marks
+    of data that other machines keep, and where those are (`mesh_data`). `data`: what is kept here for
+    cells of others, by name, and its socket."""
     served = _served(catalog, traffic)
     owners, slots, freed = _assign_slots(served, previous or FrontPlan())
     slot_of = {name: slot for slot, name in owners.items()}
@@ -163,12 +163,7 @@ def plan_front(
         "ways": dict(sorted((ways or {}).items())),
         "data": {name: name for name in sorted(data or {})},
     }
-    if data:
-        servers[DATA_SLOT] = tuple(
-            # Never chosen but by its name.
-            Server(name=name, path=path, weight=0)
-            for name, path in sorted(data.items())
-        )
+    servers |= _data_servers(data or {})
     return FrontPlan(
         slots=slots,
         freed=freed,
@@ -181,6 +176,13 @@ def plan_front(
         tunnels=tuple(sorted(tunnels, key=lambda tunnel: tunnel.name)),
         ignored=tuple(ignored),
     )
+
+
+def _data_servers(data: Mapping[str, str]) -> dict[str, tuple[Server, ...]]:
+    """Return what is kept here for others' cells; none is ever chosen but by its name."""
+    kept = sorted(data.items())
+    found = tuple(Server(name=name, path=path, weight=0) for name, path in kept)
+    return {DATA_SLOT: found} if found else {}
 
 
 def _served(catalog: Catalog, traffic: Mapping[Name, Traffic]) -> list[Name]:
