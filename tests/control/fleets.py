@@ -29,7 +29,7 @@ from kythera.model.limits import Limits
 from kythera.model.records import Core, Machine
 from tests.control.world import TOKEN, MemoryCopy, World
 
-QUICK = Limits(append_ms=400, read_your_writes_ms=300, fleet_status_ms=700, peer_answer_ms=300)
+QUICK = Limits(append_ms=400, read_your_writes_ms=300, fleet_status_ms=1_500, peer_answer_ms=300)
 SITES = {"a": "one", "b": "one", "c": "two"}
 
 
