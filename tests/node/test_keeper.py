@@ -33,6 +33,16 @@ listener.setblocking(True)
 listener.accept()[0].sendall(b"served")
 """
 
+STARTS_SLOWLY = """
+import os, signal, time
+print("begun", flush=True)
+time.sleep(0.3)
+signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+os.write({control}, b'{"event":"listen","socket":"http","port":0}\\n')
+time.sleep(1000)
+"""
+SANDBOX = "bwrap --unshare-pid --as-pid-1 --die-with-parent --dev-bind / / --info-fd {info}".split()
+
 
 @pytest.fixture
 def keeper(tmp_path: Path) -> Iterator[RunningKeeper]:
@@ -127,6 +137,22 @@ async def test_a_child_says_that_it_listens_and_later_how_it_ended(client: Keepe
     assert client.processes == {}
     await client.signal("one", signal.SIGKILL)
     assert await output_of(held) == b""
+
+
+async def test_a_child_in_a_sandbox_that_is_told_to_end_while_it_starts_ends(
+    client: KeeperClient,
+) -> None:
+    """Goal: no SIGTERM is lost to a process that has no handler yet, the first of its namespace."""
+    held = await client.spawn(
+        "one", [*SANDBOX, sys.executable, "-c", STARTS_SLOWLY], env=PATH, control=True
+    )
+    assert held.output is not None
+    assert await read_some(held.output) == b"begun\n"
+    await client.signal("one", signal.SIGTERM)
+    assert isinstance(await next_event(client), Ready)
+    ended = await next_event(client)
+    assert isinstance(ended, Exited) and ended.status == 7
+    close_all([held.output])
 
 
 async def test_a_child_has_its_input_environment_limits_and_no_stray_descriptor(

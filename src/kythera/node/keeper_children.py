@@ -76,6 +76,8 @@ class HeldChild:
     inner: int | None = None
     """Pid of the process inside bubblewrap; `pid` is then bubblewrap's, which ends with it."""
     inner_pidfd: int | None = None
+    put_off: int | None = None
+    """A signal that is sent when it is ready."""
     on_end: Callable[[int], None] | None = None
     """For the keeper's own programs: called instead of the witness."""
 
@@ -85,7 +87,13 @@ class HeldChild:
         return self.pid if self.inner is None else self.inner
 
     def signal(self, signum: int) -> None:
-        """Signal this very process, whatever became of its pid."""
+        """Signal this very process, whatever became of its pid.
+
+        The first process of a namespace does not get a SIGTERM that it has no handler for yet: one that
+        is still starting gets it when it is ready."""
+        if signum == signal.SIGTERM and self.inner is not None and not self.ready:
+            self.put_off = signum
+            return
         inner = self.inner_pidfd
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd if inner is None else inner, signum)
@@ -232,6 +240,8 @@ class Children:
         *lines, _ = child.heard.split(b"\n")
         if any(map(_is_listen, lines)):
             child.ready, child.heard = True, b""
+            if child.put_off is not None:
+                child.signal(child.put_off)
             self._witness.became_ready(child.name, child.working_pid)
         elif len(child.heard) > CONTROL_BYTES_MAX:
             self._close_control(child)
