@@ -151,7 +151,8 @@ async def test_a_child_in_a_sandbox_that_is_told_to_end_while_it_starts_ends(
     await client.signal("one", signal.SIGTERM)
     assert isinstance(await next_event(client), Ready)
     ended = await next_event(client)
-    assert isinstance(ended, Exited) and ended.status == 7
+    assert isinstance(ended, Exited)
+    assert ended.status == 7
     close_all([held.output])
 
 
