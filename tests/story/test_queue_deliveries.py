@@ -13,6 +13,7 @@ pytestmark = pytest.mark.story
 CODE = """
 const seen = [];
 let [underWay, most] = [0, 0];
+let enough = false;
 export default {
   async fetch(request, env) {
     const { pathname, searchParams } = new URL(request.url);
@@ -21,6 +22,8 @@ export default {
       await env.Q.sendBatch(body.split(',').map((each) => ({ body: each })));
     } else if (pathname === '/send') {
       await env.Q.send(body);
+    } else if (pathname === '/enough') {
+      enough = true;
     } else if (pathname === '/metrics') {
       return Response.json(await env.Q.metrics());
     }
@@ -33,6 +36,9 @@ export default {
     most = Math.max(most, underWay);
     if (bodies[0].startsWith('slow')) {
       await scheduler.wait(100);
+    }
+    while (bodies[0] === 'long' && !enough) {
+      await scheduler.wait(20);
     }
     underWay -= 1;
     const [message] = batch.messages;
@@ -57,6 +63,12 @@ def told(platform: RunningPlatform, worker: str) -> dict[str, Any]:
     """Return what the consumer saw."""
     found: dict[str, Any] = json.loads(platform.get(worker).text)
     return found
+
+
+def backlog(platform: RunningPlatform, worker: str) -> int:
+    """Return how many messages its queue has."""
+    count: int = json.loads(platform.get(worker, "/metrics").text)["backlogCount"]
+    return count
 
 
 def deployed(platform: RunningPlatform, name: str, settings: dict[str, Any], **queue: Any) -> None:
@@ -91,9 +103,7 @@ def test_what_a_consumer_says_is_done(platform: RunningPlatform) -> None:
     assert sorted(again) == ["b", "c", "one-again"]
     begun = min(each["at"] for each in seen)
     assert all(each["at"] - begun >= 990 for each in seen if 2 in each["attempts"])
-    wait_until(
-        lambda: json.loads(platform.get(name, "/metrics").text)["backlogCount"] == 0, "all is done"
-    )
+    wait_until(lambda: backlog(platform, name) == 0, "all is done")
 
 
 def test_what_each_worker_did_is_counted(platform: RunningPlatform) -> None:
@@ -130,3 +140,23 @@ def test_delays_of_queue_and_binding(platform: RunningPlatform) -> None:
     wait_until(lambda: len(told(platform, "early")["seen"]) == 1, "the early one came")
     assert told(platform, "late")["seen"] == []
     wait_until(lambda: len(told(platform, "late")["seen"]) == 1, "the late one came")
+
+
+def served(platform: RunningPlatform, worker: str) -> None:
+    """Wait until its consumer was called."""
+    wait_until(lambda: told(platform, worker)["seen"] != [], f"{worker} is served")
+
+
+def test_a_change_of_queues_leaves_alone_what_is_being_delivered(platform: RunningPlatform) -> None:
+    """Goal: other queues and consumers come and go while a batch is under way: it is one attempt."""
+    deployed(platform, "steady", {"batch_size": 1, "max_wait_time_ms": 0})
+    assert platform.get("steady", "/send?body=long").status_code == 200
+    served(platform, "steady")
+    for name in ("passing", "passing-too"):
+        deployed(platform, name, {"batch_size": 1, "max_wait_time_ms": 0}, delivery_delay=1)
+        assert platform.get(name, "/send?body=x").status_code == 200
+        served(platform, name)
+    platform.get("steady", "/enough")
+    wait_until(lambda: backlog(platform, "steady") == 0, "it has ended")
+    assert [each["attempts"] for each in told(platform, "steady")["seen"]] == [[1]]
+    assert '"store_changes"' not in platform.log.read_text(), "a process was replaced"

@@ -1,8 +1,10 @@
-"""The queues of this machine: their process, and a word to it after each start.
+"""The queues of this machine: their process, and a word to it of who consumes them.
 
-The engine's shards sleep until their alarms ring, which are set for the consumers of the time before: so
-each process that is started is told to look at the queues that have one now.
+A process is told after its start and at each change, and goes on with what it delivers. One whose engine
+cannot be told is replaced.
 """
+
+from http import HTTPStatus
 
 import anyio
 import httpx
@@ -12,11 +14,18 @@ from kythera.ground.passes import PASS_HEADER, Pass, sign, store_key
 from kythera.model.catalog import Catalog
 from kythera.node.keeper_client import Exited
 from kythera.node.workerd_store import StoreHost, StoreNeeds, WorkerdStore
-from kythera.run.queues import EVENTS_INSIDE, QUEUE, consumed, queues_config
+from kythera.run.queues import (
+    EVENTS_INSIDE,
+    NO_TABLES,
+    QUEUE,
+    Fields,
+    queue_tables,
+    queues_config,
+)
 from kythera.run.store_config import StoreView
 
 LOOK_S = 0.5
-WAKE_S_MAX = 30.0
+TOLD_S_MAX = 30.0
 
 
 class QueueStore:
@@ -28,15 +37,20 @@ class QueueStore:
         sandboxed = host.platform.isolation.bubblewrap
         outside = host.layout.events_socket.absolute()
         self._events = EVENTS_INSIDE if sandboxed else outside
-        needs = StoreNeeds({EVENTS_INSIDE: outside} if sandboxed else {}, counts=True)
+        sees = {EVENTS_INSIDE: outside} if sandboxed else {}
+        needs = StoreNeeds(sees, lasts=self._lasting, counts=True)
         self._store = WorkerdStore(QUEUE, host, self._build, needs)
-        self._woken = 0
-        """The process that was told to look."""
-        self._queues: list[str] = []
+        self._tables = NO_TABLES
+        self._changed = anyio.Event()
+        self._told: tuple[int, Fields] | None = None
+        """Which process knows what."""
         self._journal = structlog.get_logger("queues")
 
     def _build(self, catalog: Catalog, view: StoreView) -> bytes | None:
         return queues_config(catalog, view, self._events)
+
+    def _lasting(self, catalog: Catalog, view: StoreView) -> bytes | None:
+        return queues_config(catalog, view, self._events, tables=NO_TABLES)
 
     def note(self, event: Exited) -> None:
         """Take the keeper's word that a process has ended."""
@@ -44,32 +58,41 @@ class QueueStore:
 
     def records_changed(self, catalog: Catalog) -> None:
         """Look at the records: which queues there are, and who consumes them."""
-        self._queues = sorted(consumed(catalog))
+        tables = queue_tables(catalog)
+        if tables != self._tables:
+            self._tables = tables
+            changed, self._changed = self._changed, anyio.Event()
+            changed.set()
         self._store.records_changed(catalog)
 
     async def run(self) -> None:
         """Keep it alive, for ever."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._store.run)
-            tasks.start_soon(self._keep_waking)
+            tasks.start_soon(self._keep_telling)
 
-    async def _keep_waking(self) -> None:
+    async def _keep_telling(self) -> None:
         while True:
+            changed, tables = self._changed, self._tables
             held = self._host.keeper.processes.get(f"store/{QUEUE}")
-            if held is not None and held.ready and held.pid != self._woken:
-                await self._wake(held.pid)
-            await anyio.sleep(LOOK_S)
+            if held is not None and held.ready and self._told != (held.pid, tables):
+                await self._tell(held.pid, tables)
+            with anyio.move_on_after(LOOK_S):
+                await changed.wait()
 
-    async def _wake(self, pid: int) -> None:
+    async def _tell(self, pid: int, tables: Fields) -> None:
         layout = self._host.layout
         granted = Pass(account="", worker="", store=QUEUE, resource="")
         headers = {PASS_HEADER: sign(granted, store_key(layout.store_key))}
         transport = httpx.AsyncHTTPTransport(uds=str(layout.store_socket(QUEUE)), verify=False)
         try:
-            async with httpx.AsyncClient(transport=transport, timeout=WAKE_S_MAX) as client:
-                asked = {"queues": self._queues}
-                answer = await client.post("http://store/ask/wake", json=asked, headers=headers)
-                answer.raise_for_status()
-                self._woken = pid
+            async with httpx.AsyncClient(transport=transport, timeout=TOLD_S_MAX) as client:
+                url = "http://store/ask/consumers"
+                answer = await client.post(url, json=tables, headers=headers)
+                if answer.status_code == HTTPStatus.NOT_IMPLEMENTED:
+                    self._store.replace(pid)
+                else:
+                    answer.raise_for_status()
+                self._told = pid, tables
         except httpx.HTTPError as error:
-            self._journal.warning("queues_not_woken", error=str(error) or type(error).__name__)
+            self._journal.warning("queues_not_told", error=str(error) or type(error).__name__)

@@ -64,6 +64,9 @@ class StoreNeeds:
 
     sees: Mapping[Path, Path] = field(default_factory=dict)
     """Where it sees them → where they are: sockets and folders that it may reach."""
+    lasts: Build | None = None
+    """What one process keeps from its start to its end, where that is not its whole configuration: the
+    rest it is told by somebody else when it changes."""
     counts: bool = False
     """Whether its door tells, to a pass without a resource, what it has counted (`run.store_counts`)."""
 
@@ -81,8 +84,10 @@ class WorkerdStore:
         self._process = f"store/{name}"
         """The keeper's name of the process, and of its socket."""
         self._engine = Engine(self._process, host.keeper, self._prepare, host.started)
-        self._catalog: Catalog | None = None
         self._config: bytes | None = None
+        self._lasting: bytes | None = None
+        self._outdated = 0
+        """The process that could not be told of a change."""
         self._changed = anyio.Event()
         self._exited = anyio.Event()
         self._heard_at = 0.0
@@ -103,11 +108,21 @@ class WorkerdStore:
 
     def records_changed(self, catalog: Catalog) -> None:
         """Look at the records; a new configuration takes the place of the old one soon."""
-        config = self._build(catalog, self._view())
-        if config != self._config:
-            self._config = config
-            changed, self._changed = self._changed, anyio.Event()
-            changed.set()
+        view = self._view()
+        self._config = self._build(catalog, view)
+        lasting = self._config if self._needs.lasts is None else self._needs.lasts(catalog, view)
+        if lasting != self._lasting:
+            self._lasting = lasting
+            self._look_soon()
+
+    def replace(self, pid: int) -> None:
+        """Have a process of the newest configuration take the place of this one."""
+        self._outdated = pid
+        self._look_soon()
+
+    def _look_soon(self) -> None:
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
 
     async def run(self) -> None:
         """Keep it alive, for ever."""
@@ -139,7 +154,7 @@ class WorkerdStore:
             STOP_ORDER,
             stdin=self._config,
             control=True,
-            tags={CONFIG_TAG: _mark(self._config)},
+            tags={CONFIG_TAG: _mark(self._lasting)},
             uid=shut.uid,
             stage=shut.stage,
             rlimits=shut.rlimits,
@@ -188,7 +203,7 @@ class WorkerdStore:
     async def _look(self, held: HeldProcess) -> None:
         if self._use.meet(held.pid):
             self._heard_at = anyio.current_time()
-        if self._config is None or held.tags.get(CONFIG_TAG) != _mark(self._config):
+        if held.pid == self._outdated or held.tags.get(CONFIG_TAG) != _mark(self._lasting):
             await self._end(held, "store_changes", SIGTERM)
         elif await self._answers():
             self._heard_at = anyio.current_time()
@@ -229,5 +244,5 @@ class WorkerdStore:
             return False
 
 
-def _mark(config: bytes) -> str:
-    return hashlib.sha256(config).hexdigest()[:16]
+def _mark(config: bytes | None) -> str:
+    return "" if config is None else hashlib.sha256(config).hexdigest()[:16]

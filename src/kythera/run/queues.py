@@ -1,8 +1,8 @@
 """The queues' process: workerd's own queues (SQLite objects on the disk) behind a door of ours.
 
-Pure. The engine reads its consumers when it starts, so a change of one is another configuration; a queue
-without a consumer needs none. A consumer whose queue is paused, or whose worker is gone, is left out:
-messages then wait. The process is there once an account has any queue.
+Pure. The process is there once an account has any queue. It starts with who consumes which queue then, and
+is told of changes (`queue_tables`), so that none ends what is being delivered. A consumer whose queue is
+paused, or whose worker is gone, is left out: messages then wait.
 """
 
 from pathlib import Path
@@ -45,30 +45,44 @@ def consumed(catalog: Catalog) -> dict[str, Fields]:
     return found
 
 
-def queues_config(catalog: Catalog, view: StoreView, events: Path) -> bytes | None:
-    """Return the configuration; None while there is no queue. `events`: the agent's door, as the
-    process sees it."""
-    queues = catalog.all_resources(TYPE)
-    if not queues:
-        return None
+def queue_tables(catalog: Catalog) -> Fields:
+    """Return what a running process is told: `consumers`, in the engine's words, `to`, their workers,
+    and `delays`, in seconds; each by the queue's id."""
     consumers = consumed(catalog)
-    delays = {
-        queue.id: delay
-        for queue in queues
-        if (delay := queue.fields.get("settings", {}).get("delivery_delay", 0))
+    return {
+        "consumers": {queue: _engine(consumer) for queue, consumer in consumers.items()},
+        "to": {queue: _to(consumer) for queue, consumer in consumers.items()},
+        "delays": {
+            queue.id: delay
+            for queue in catalog.all_resources(TYPE)
+            if (delay := queue.fields.get("settings", {}).get("delivery_delay", 0))
+        },
     }
+
+
+NO_TABLES: Fields = {"consumers": {}, "to": {}, "delays": {}}
+
+
+def queues_config(
+    catalog: Catalog, view: StoreView, events: Path, *, tables: Fields | None = None
+) -> bytes | None:
+    """Return the configuration; None while there is no queue. `events`: the agent's door, as the
+    process sees it; `tables`: what it starts with, those of the records unless said."""
+    if not catalog.all_resources(TYPE):
+        return None
+    begun = queue_tables(catalog) if tables is None else tables
     bindings: list[Fields] = [
         {"name": "SHARD", "durableObjectNamespace": {"className": "Shard"}},
         {"name": "KEY", "text": view.key},
-        {"name": "CONSUMERS", "json": json_text({q: _engine(c) for q, c in consumers.items()})},
-        {"name": "TO", "json": json_text({q: _to(c) for q, c in consumers.items()})},
-        {"name": "DELAYS", "json": json_text(delays)},
+        {"name": "CONSUMERS", "json": json_text(begun["consumers"])},
+        {"name": "TO", "json": json_text(begun["to"])},
+        {"name": "DELAYS", "json": json_text(begun["delays"])},
         {"name": "EVENTS", "service": {"name": "events"}},
         # The engine wants to see one at its start; what is called is a function of our shard.
         {"name": _ENGINE_CONSUMER, "service": {"name": NOTHING}},
     ]
     modules = [
-        *own_modules("queues.js", "passes.js", "gathered.js"),
+        *own_modules("queues.js", "consumers.js", "passes.js", "gathered.js"),
         {**bundled("queues.js"), "name": "bundled-queues.js"},
     ]
     worker = store_worker(
@@ -86,10 +100,11 @@ def queues_config(catalog: Catalog, view: StoreView, events: Path) -> bytes | No
 
 
 def _engine(consumer: Fields) -> Fields:
-    """Return a consumer in the engine's words."""
+    """Return a consumer in the engine's words, nothing left to its defaults."""
     settings = consumer["settings"]
     dead = consumer.get("dead_letter_queue", "")
     return {
+        "maxConcurrency": 0,
         "consumer": _ENGINE_CONSUMER,
         "maxBatchSize": settings["batch_size"],
         "maxBatchTimeout": settings["max_wait_time_ms"] / 1000,

@@ -1,6 +1,7 @@
 // The door of queues: workerd's own (`bundled-queues.js`) keeps and delivers messages; here is what it
 // leaves to others: who may send, delays that a queue or a binding has, consumers in other processes,
 // and what the API asks (purge, pull, metrics).
+import { consumersOf } from './consumers.js';
 import engine, { QueueShard } from './bundled-queues.js';
 import { Gathered, joined } from './gathered.js';
 import { passOf } from './passes.js';
@@ -24,6 +25,11 @@ const OPENED_MESSAGES_MAX = 100;
 
 const decoder = new TextDecoder();
 const encoder = new TextEncoder();
+
+// Who consumes which queue, and the delay of each: as the configuration says, until the agent says more.
+const changeConsumers = consumersOf();
+let told = null;
+const records = (env) => told ?? { to: env.TO, delays: env.DELAYS };
 
 // -- what each worker did ------------------------------------------------------------------------
 
@@ -81,7 +87,11 @@ async function inTurn(queue, most, deliver) {
 
 // Asks the agent to call the consumer. What could not be called has seen nothing: that is no attempt.
 async function delivered(env, queue, messages, metadata) {
-  const { account, worker, name, concurrency } = env.TO[queue];
+  const consumer = records(env).to[queue];
+  if (consumer === undefined) {
+    throw new Error('nobody consumes it any more');
+  }
+  const { account, worker, name, concurrency } = consumer;
   const body = framed(name, messages, metadata);
   return await inTurn(queue, concurrency || AT_ONCE_MAX, async () => {
     const url = `http://events/${account}/${worker}/queue`;
@@ -263,8 +273,17 @@ async function shardsOf(env, queue) {
 // -- what the API asks ---------------------------------------------------------------------------
 
 const ASKED = {
-  async wake(env, queue, { queues }) {
-    for (const each of queues) {
+  // Shards sleep until their alarms ring, which are set for the consumers of their time: those whose
+  // consumer is another, and all after a start, are looked at.
+  async consumers(env, queue, { consumers, to, delays }) {
+    const begun = JSON.stringify([env.CONSUMERS, env.TO, env.DELAYS]);
+    if (changeConsumers === null && JSON.stringify([consumers, to, delays]) !== begun) {
+      return null;
+    }
+    const others = changeConsumers?.(consumers) ?? [];
+    const wanted = told === null ? Object.keys(consumers) : others;
+    told = { to, delays };
+    for (const each of wanted) {
       await shardsOf(env, each);
     }
     return {};
@@ -340,7 +359,7 @@ const ASKED = {
 async function sent(request, env, pass) {
   const queue = pass.resource;
   const { headers } = request;
-  const ours = headers.get(BINDING_DELAY) ?? env.DELAYS[queue] ?? 0;
+  const ours = headers.get(BINDING_DELAY) ?? records(env).delays[queue] ?? 0;
   const given = headers.get(DELAY);
   const delay = Number(given ?? ours);
   if (!(delay >= 0 && delay <= DELAY_S_MAX)) {
@@ -368,7 +387,8 @@ export default {
     const { pathname } = new URL(request.url);
     const asked = pathname.startsWith('/ask/') && pass.worker === '' ? ASKED[pathname.slice(5)] : undefined;
     if (asked !== undefined) {
-      return Response.json(await asked(env, pass.resource, await request.json()));
+      const answer = await asked(env, pass.resource, await request.json());
+      return Response.json(answer, { status: answer === null ? 501 : 200 });
     }
     if (pathname === '/usage' && pass.resource === '') {
       counting ??= crypto.randomUUID();
