@@ -10,6 +10,7 @@ import pytest
 
 from kythera.ground.passes import PASS_HEADER, Pass, check, sign
 from kythera.route.mesh_data import AWAY_HEADER, GRANTED_HEADER, NAME_HEADER, WAY_HEADER
+from tests.route.counts import Counted
 from tests.route.doors import Cell
 from tests.route.fleets import Fleet, fleet, with_mesh
 
@@ -72,6 +73,8 @@ async def test_a_pass_is_signed_anew_by_the_home() -> None:
             assert refused.status_code == status
             assert AWAY_HEADER in refused.headers
         assert found.store.requests == 1
+        a = found.machines.doors["a"]
+        await Counted(a).is_(data_forbidden=5, data_unknown=2)
 
 
 async def test_a_way_to_objects_carries_no_pass_and_no_claim_of_a_caller() -> None:
@@ -125,6 +128,7 @@ async def test_what_is_kept_comes_and_goes_without_a_reload() -> None:
             answer = await found.asks.get("/", headers={WAY_HEADER: "7" * 32})
             assert answer.status_code == 503
             await b.front.loads()
+        await Counted(b).is_(data_absent=2)
 
 
 async def test_a_removed_machine_loses_what_it_holds_open() -> None:

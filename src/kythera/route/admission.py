@@ -27,6 +27,9 @@ CONNECTIONS, PER_CLIENT = "connections", "connections_per_client"
 HEAD, URL, BODY = "head_too_large", "url_too_long", "body_too_large"
 REFUSALS = {CONNECTIONS: 503, PER_CLIENT: 429, HEAD: 431, URL: 414, BODY: 413}
 """What the door itself refuses, with the status."""
+DATA_UNKNOWN, DATA_FORBIDDEN, DATA_ABSENT = "data_unknown", "data_forbidden", "data_absent"
+OF_DATA = (DATA_UNKNOWN, DATA_FORBIDDEN, DATA_ABSENT)
+"""What the doors of a fleet's data refuse (`kythera.route.mesh_data`)."""
 CLOSING = (CONNECTIONS, PER_CLIENT)
 """Refusals that end the connection, since it is the connection that is too many."""
 COUNTED = f"  http-request track-sc1 be_name table {REFUSED}"
@@ -70,6 +73,11 @@ class Room:
     def queue(self) -> int:
         """The longest queue of one worker: a worker that hangs leaves half of the door to others."""
         return max(1, self.visitors // 2)
+
+
+def counted(reason: str) -> str:
+    """Return a rule, without its condition, that adds one to a reason's row."""
+    return f"  http-request track-sc1 str({NO}{reason}) table {REFUSED}"
 
 
 def buffer_bytes(limits: Limits) -> int:

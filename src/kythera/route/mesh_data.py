@@ -12,7 +12,13 @@ from collections.abc import Iterable, Iterator
 
 from kythera.ground.passes import PASS_HEADER
 from kythera.model.limits import Limits
-from kythera.route.admission import Room
+from kythera.route.admission import (
+    DATA_ABSENT,
+    DATA_FORBIDDEN,
+    DATA_UNKNOWN,
+    Room,
+    counted,
+)
 from kythera.route.mesh import DATA, PeerServer
 from kythera.route.plan import DATA_SLOT, Server
 from kythera.route.rules import POOL, quoted
@@ -60,7 +66,8 @@ def asking_lines(
     yield f"{rule}(txn.mark) url,word(1,:) if {CALLS}"
     yield f"{rule}(txn.mark) req.hdr({WAY_HEADER}) unless {CALLS}"
     yield f"{rule}(txn.way) var(txn.mark),map_str(ways.map)"
-    yield from _refusal(404, "this leads to no data of this fleet", "!{ var(txn.way) -m found }")
+    unknown = "!{ var(txn.way) -m found }"
+    yield from _refusal(DATA_UNKNOWN, 404, "this leads to no data of this fleet", unknown)
     for number, name in enumerate(("peer", "name", "wants"), start=1):
         yield f"{rule}(txn.{name}) var(txn.way),word({number},|)"
     wants = f"{{ var(txn.wants) -m str {PASS_WORD} }}"
@@ -68,7 +75,7 @@ def asking_lines(
     yield f"{rule}(txn.shown) req.hdr({PASS_HEADER}),word(2,.) if {wants}"
     yield f"{rule}(txn.right) {_marked('txn.granted', key)} if {wants}"
     forged = f"{wants} !{{ var(txn.right),strcmp(txn.shown) eq 0 }}"
-    yield from _refusal(403, "this is not a pass of this machine", forged)
+    yield from _refusal(DATA_FORBIDDEN, 403, "this is not a pass of this machine", forged)
     for header in (PASS_HEADER, WAY_HEADER, NAME_HEADER, GRANTED_HEADER):
         yield f"  http-request del-header {header}"
     yield f"  http-request set-header {NAME_HEADER} %[var(txn.name)] unless {CALLS}"
@@ -79,9 +86,10 @@ def asking_lines(
         yield from _far(peer, words, limits)
 
 
-def _refusal(status: int, why: str, condition: str) -> Iterator[str]:
+def _refusal(reason: str, status: int, why: str, condition: str) -> Iterator[str]:
     body = '{"success":false,"error":"' + why + '"}'
     text = f"content-type application/json string {quoted(body)} hdr {AWAY_HEADER} 1"
+    yield f"{counted(reason)} if {condition}"
     yield f"  http-request return status {status} {text} if {condition}"
 
 
@@ -122,9 +130,11 @@ def home_lines(
     yield f"{rule}(txn.name) url,word(1,:) if {CALLS}"
     yield f"{rule}(txn.name) req.hdr({NAME_HEADER}) unless {CALLS}"
     yield f"{rule}(txn.server) var(txn.name),map_str(data.map)"
-    yield from _refusal(
-        503, "the machine that keeps these data does not have them", "!{ var(txn.server) -m found }"
+    why, absent = (
+        "the machine that keeps these data does not have them",
+        "!{ var(txn.server) -m found }",
     )
+    yield from _refusal(DATA_ABSENT, 503, why, absent)
     yield f"{rule}(txn.granted) req.hdr({GRANTED_HEADER})"
     granted = "{ var(txn.granted) -m found }"
     yield f"{rule}(txn.right) {_marked('txn.granted', key)} if {granted}"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from kythera.model.catalog import Name
-from kythera.route.admission import NO, REFUSALS, REFUSED
+from kythera.route.admission import NO, OF_DATA, REFUSALS, REFUSED
 from kythera.route.plan import AWAY, HOME
 from kythera.route.runtime import ServerRow
 
@@ -27,7 +27,9 @@ SHOW_VIOLATIONS = f"show errors {NOBODY}"
 QUEUE, BAD_HEAD, HEAD_NOT_SENT = "queue", "head_not_understood", "head_not_sent"
 ANSWER = "answer_not_understood"
 SLOW_BODY, SLOW_READER, LONG_BODY = "slow_body", "slow_reader", "body_too_large"
-REASONS = (*REFUSALS, QUEUE, BAD_HEAD, HEAD_NOT_SENT, ANSWER, SLOW_BODY, SLOW_READER)
+ROWS = (*REFUSALS, *OF_DATA)
+"""Reasons that have a row in the table."""
+REASONS = (*ROWS, QUEUE, BAD_HEAD, HEAD_NOT_SENT, ANSWER, SLOW_BODY, SLOW_READER)
 _ROW = re.compile(r"key=(\S+) .*?(?:conn_cnt|gpc0)=(\d+)")
 _VIOLATIONS = re.compile(r"^Total events captured on .* : (\d+)", re.MULTILINE)
 
@@ -97,7 +99,7 @@ class Refusals:
         """Take the counters of all processes that live now; `owner` tells whose slot it is."""
         for key, new in self._tables.take({p: r.table for p, r in readings.items()}).items():
             reason = key.removeprefix(NO)
-            if reason in REFUSALS:
+            if reason in ROWS:
                 self._total[reason] += new
                 continue
             self._total[QUEUE] += new
