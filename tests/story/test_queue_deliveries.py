@@ -160,3 +160,24 @@ def test_a_change_of_queues_leaves_alone_what_is_being_delivered(platform: Runni
     wait_until(lambda: backlog(platform, "steady") == 0, "it has ended")
     assert [each["attempts"] for each in told(platform, "steady")["seen"]] == [[1]]
     assert '"store_changes"' not in platform.log.read_text(), "a process was replaced"
+
+
+def test_another_consumer_gets_what_the_last_one_never_took(platform: RunningPlatform) -> None:
+    """Goal: a message that waits for a worker which lost its handler goes to the next consumer, soon."""
+    platform.upload("deaf", CODE)
+    deployed(platform, "hears", {"batch_size": 1, "max_wait_time_ms": 0})
+    queue = platform.call("GET", "/queues?name=hears").json()["result"][0]
+    path = f"/queues/{queue['queue_id']}/consumers"
+    (mine,) = queue["consumers"]
+    assert platform.call("DELETE", f"{path}/{mine['consumer_id']}").is_success
+    settings = {"batch_size": 1, "max_wait_time_ms": 0}
+    document = {"script_name": "deaf", "settings": settings}
+    deaf = platform.call("POST", path, json=document).json()["result"]
+    platform.upload("deaf", "export default { fetch() { return new Response('no queue'); } };")
+    platform.wait_for("deaf", "no queue")
+    assert platform.get("hears", "/send?body=x").status_code == 200
+    wait_until(lambda: backlog(platform, "hears") == 1, "it waits")
+    assert platform.call("DELETE", f"{path}/{deaf['consumer_id']}").is_success
+    document = {"script_name": "hears", "settings": settings}
+    assert platform.call("POST", path, json=document).is_success
+    served(platform, "hears")

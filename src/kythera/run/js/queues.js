@@ -85,7 +85,8 @@ async function inTurn(queue, most, deliver) {
   }
 }
 
-// Asks the agent to call the consumer. What could not be called has seen nothing: that is no attempt.
+// Asks the agent to call the consumer. What could not be called has seen nothing: that is no attempt,
+// unless the queue has another consumer by now, or none.
 async function delivered(env, queue, messages, metadata) {
   const consumer = records(env).to[queue];
   if (consumer === undefined) {
@@ -103,7 +104,8 @@ async function delivered(env, queue, messages, metadata) {
         noteUse({ account, worker }, { batches: 1, delivered: messages.length });
         return told;
       }
-      if (answer.status !== 503 || Date.now() > end) {
+      const other = records(env).to[queue]?.worker !== worker;
+      if (answer.status !== 503 || Date.now() > end || other) {
         throw new Error(`${worker}: ${told.outcome ?? answer.status} ${told.detail ?? ''}`);
       }
       await scheduler.wait(AGAIN_MS);
