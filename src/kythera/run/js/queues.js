@@ -30,6 +30,8 @@ const encoder = new TextEncoder();
 const changeConsumers = consumersOf();
 let told = null;
 const records = (env) => told ?? { to: env.TO, delays: env.DELAYS };
+// Queues to be looked at, also by the next word of the agent when this one's look breaks off.
+const unseen = new Set();
 
 // -- what each worker did ------------------------------------------------------------------------
 
@@ -283,10 +285,11 @@ const ASKED = {
       return null;
     }
     const others = changeConsumers?.(consumers) ?? [];
-    const wanted = told === null ? Object.keys(consumers) : others;
+    (told === null ? Object.keys(consumers) : others).forEach((each) => unseen.add(each));
     told = { to, delays };
-    for (const each of wanted) {
+    for (const each of unseen) {
       await shardsOf(env, each);
+      unseen.delete(each);
     }
     return {};
   },
