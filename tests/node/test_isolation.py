@@ -16,6 +16,7 @@ import pytest
 
 from kythera.cli.checks import WHOLE_ISOLATION
 from kythera.cli.checks import isolation as doctor
+from kythera.ground import families
 from kythera.ground.forking import inner_process
 from kythera.ground.layout import Layout
 from kythera.ground.processes import child
@@ -160,7 +161,8 @@ async def test_a_native_program_in_a_cells_sandbox_reaches_nothing(tmp_path: Pat
     assert told["parent"] <= 0, "nobody it could name"
     assert told["uid"] == 65534
     assert told["hostname"] == "cell"
-    assert set(told["environment"]) <= {"PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PWD", "LC_CTYPE"}
+    python = {"PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PWD", "LC_CTYPE"}
+    assert set(told["environment"]) <= {families.MARK, *python}
     assert told["limits"] == {"core": 0, "files": Limits().open_files_max}
     for name in ("inet", "inet6", "netlink", "packet", "vsock", "fork", "write_root"):
         assert told[name] != "done", name

@@ -57,6 +57,7 @@ def test_a_whole_sandbox_has_everything() -> None:
     assert "--unshare-all" in line
     assert "--die-with-parent" in line
     assert "--cap-drop ALL" in line
+    assert "--setenv KYTHERA_FAMILY {family}" in line, "by which it is found, whoever its parent is"
     assert "--seccomp {file:/state/seccomp.bpf}" in line
     assert "--info-fd {info}" in line
     assert "--ro-bind /lib/libc.so.6 /lib/libc.so.6" in line

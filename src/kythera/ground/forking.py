@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
+from kythera.ground import families
 from kythera.ground.files import memfd
 from kythera.model.errors import SetupError
 
@@ -145,13 +146,13 @@ def _become(command: Command, program: str, parent: int) -> NoReturn:
         if command.batch:
             with contextlib.suppress(OSError):  # Forbidden in some containers; it is only thrift.
                 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        env = dict(command.env)
+        env = {**families.inherited(), **command.env}
         if command.pid_variable:
             env[command.pid_variable] = str(os.getpid())
         for signum in _RESET:
             signal.signal(signum, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        os.execve(program, list(command.argv), env)
+        os.execve(program, families.named(command.argv), env)
     except BaseException as error:  # noqa: BLE001 (nothing may escape into the parent's code)
         os.write(2, f"cannot start {command.argv[0]}: {error}\n".encode(errors="replace"))
     finally:
@@ -251,11 +252,12 @@ def told_by_shell(status: int) -> int:
 
 
 def base_environment() -> dict[str, str]:
-    """Return our environment without what systemd meant for this process alone."""
-    return {name: value for name, value in os.environ.items() if name not in SYSTEMD_VARIABLES}
+    """Return our environment without what was meant for this process alone."""
+    return {name: value for name, value in os.environ.items() if name not in OWN_VARIABLES}
 
 
-SYSTEMD_VARIABLES = (
+OWN_VARIABLES = (
+    families.MARK,  # whoever starts a process puts it into the family
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
     "LISTEN_PID",

@@ -16,6 +16,7 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
+from kythera.ground import families
 from kythera.ground.cgroups import find, mark_of
 from kythera.ground.chance import SystemChance
 from kythera.ground.journal import Journal
@@ -28,6 +29,7 @@ from kythera.node import keeper_protocol as protocol
 from kythera.node.enrolment import enrol, has_joined
 from kythera.node.isolation import probed
 from kythera.node.keeper_children import RELIEF_S, Children
+from kythera.node.keeper_guardian import Guardian
 from kythera.node.keeper_loop import Loop, Timer
 from kythera.node.keeper_programs import (
     GIVE_UP_STATUS,
@@ -72,10 +74,13 @@ def run(options: UpOptions) -> int:
     prepare_folders(layout)
     with ExitStack() as stack:
         lock = stack.enter_context(StateLock(layout.state / LOCK_NAME))
-        keeper = Keeper(options, layout)
+        mark = mark_of(layout.state)
+        if lock.was_killed:
+            families.end(f"{mark}-")
+        keeper = Keeper(options, layout, f"{mark}-{SystemChance().hex(8)}")
         stack.callback(keeper.close)
         keeper.open(patient=lock.was_killed)
-        groups = find(mark_of(layout.state))
+        groups = find(mark)
         groups.clear()  # what a platform that was killed has left
         stack.callback(groups.clear)
         with contextlib.suppress(SetupError):  # The agent says so, and what to install.
@@ -87,13 +92,15 @@ def run(options: UpOptions) -> int:
 class Keeper:
     """Joins the parts: loop, sockets, children, server, programs, stop."""
 
-    def __init__(self, options: UpOptions, layout: Layout) -> None:
+    def __init__(self, options: UpOptions, layout: Layout, family: str) -> None:
         self._options = options
         self._layout = layout
         self._limits = options.limits
         self._journal = Journal("keeper", json_lines=not sys.stderr.isatty())
         self._notifier = systemd.notifier(os.environ)
+        os.environ[families.MARK] = self._family = family
         self._loop = Loop()
+        self._guardian = Guardian(family, self._loop, self._journal)
         self._sockets = HeldSockets(self._notifier)
         self._children = Children(self._loop, self._sockets, self)
         self._server = KeeperServer(self._loop, self._sockets, self._children, self)
@@ -192,6 +199,7 @@ class Keeper:
         self._loop.on_signals(ending, self._signalled)
         self._listener = listen_seqpacket(self._layout.keeper_socket)
         self._server.serve(self._listener)
+        self._guardian.start()
         self._start_programs()
         silence_s = self._limits.agent_silent_ms_max / 1000
         self._loop.every(silence_s / PINGS_PER_SILENCE, self._look_after_agent)
@@ -228,9 +236,15 @@ class Keeper:
             agent.child.kill_group()
 
     def _program_ended(self, name: str, status: int) -> None:
+        self._end_family(f"/{name}")
         if name == "agent":
             self._agent_ended(status)
         self._stop.go_on()
+
+    def _end_family(self, below: str = "") -> None:
+        """End what should have ended with its parent."""
+        if left := families.end(self._family + below):
+            self._journal.warn("left_behind_ended", processes=left)
 
     def _agent_ended(self, status: int) -> None:
         self._server.disconnect()
@@ -293,7 +307,9 @@ class Keeper:
         self._stop.go_on()
 
     def close(self) -> None:
-        """Close and unlink every socket."""
+        """Close and unlink every socket, and leave no process."""
+        self._guardian.stop()
+        self._end_family()
         self._server.disconnect()
         if self._listener is not None:
             self._listener.close()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from kythera.ground import families
 from kythera.ground.forking import Command, base_environment
 from kythera.ground.journal import Journal
 from kythera.model.errors import SetupError
@@ -102,7 +103,7 @@ class Program:
 def agent_command(options: UpOptions) -> Command:
     """Return how the agent is started."""
     argv = options.agent_argv or _module("kythera.node.agent", options.state.absolute())
-    return Command(argv, base_environment())
+    return Command(argv, {**base_environment(), **family_of("agent")})
 
 
 def api_command(options: UpOptions, sockets: HeldSockets) -> Command:
@@ -112,10 +113,15 @@ def api_command(options: UpOptions, sockets: HeldSockets) -> Command:
     passed = {"LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": ":".join(names)}
     return Command(
         argv,
-        {**base_environment(), **passed},
+        {**base_environment(), **family_of("api"), **passed},
         {FIRST_DESCRIPTOR + n: sockets.descriptor(name) for n, name in enumerate(names)},
         pid_variable="LISTEN_PID",
     )
+
+
+def family_of(program: str) -> dict[str, str]:
+    """Return the mark of a program's own family, which is below the keeper's."""
+    return {mark: f"{family}/{program}" for mark, family in families.inherited().items()}
 
 
 def _module(name: str, state: Path) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kythera.ground import families
 from kythera.ground.forking import STAGE
 from kythera.model.limits import MIB, Limits
 from kythera.model.platform import Isolation
@@ -150,6 +151,7 @@ _NAMESPACES = (
     *("--uid", INSIDE_UID),
     *("--gid", INSIDE_UID),
     *("--hostname", "cell"),
+    *("--setenv", families.MARK, families.PLACE),
     *("--cap-drop", "ALL"),
 )
 
