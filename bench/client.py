@@ -15,6 +15,7 @@ import anyio.abc
 
 Address = tuple[str, int]
 REQUEST_S = 30.0
+PIECE_BYTES = 256 * 1024
 HEAD_BYTES_MAX = 64 * 1024
 
 
@@ -110,10 +111,11 @@ class Connection:
         return found
 
     async def _exactly(self, size: int) -> bytes:
-        while len(self._buffer) < size:
-            self._buffer += await self._stream.receive()
-        found, self._buffer = self._buffer[:size], self._buffer[size:]
-        return found
+        found = bytearray(self._buffer[:size])
+        self._buffer = self._buffer[size:]
+        while len(found) < size:  # what a large body costs here would be put down to who sends it
+            found += await self._stream.receive(min(PIECE_BYTES, size - len(found)))
+        return bytes(found)
 
     async def __aenter__(self) -> Self:
         return self

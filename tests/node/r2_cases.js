@@ -135,6 +135,7 @@ export default {
   async fetch(request, env) {
     const name = new URL(request.url).pathname.slice(1);
     if (name in cases) return Response.json(await cases[name](env.BUCKET));
+    if (request.method === "DELETE") return new Response(await env.BUCKET.delete(name));
     if (request.method === "PUT") return new Response((await env.BUCKET.put(name, request.body)).etag);
     const found = await env.BUCKET.get(name);
     return found === null ? new Response("none", { status: 404 }) : new Response(found.body);

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kythera.store.r2_hot import QUIET_S
 from tests.node.r2_running import ENGINE, STORE, give_bucket, make_bucket, pids
 from tests.platforms import RunningPlatform, running, start
 from tests.processes import wait_until
@@ -82,3 +84,25 @@ def test_a_large_object_passes_without_being_held_in_memory(state: Path) -> None
         assert len(got.content) == LARGE_BYTES
         assert got.content[-MIB:] == bytes([(LARGE_BYTES // MIB - 1) % 256]) * MIB
         assert peak_bytes(pid) - before < GROWN_BYTES_MAX
+
+
+def test_a_short_object_is_answered_from_memory_until_it_is_written_again(state: Path) -> None:
+    """Goal: what was just written needs no engine, and is never older than what was acknowledged."""
+    with running(state) as platform:
+        give_bucket(platform, "cases", "bucket-1")
+        assert put(platform, "first", b"1")
+        serves_since = time.monotonic()
+        wait_until(lambda: time.monotonic() - serves_since > QUIET_S, "it keeps what it reads")
+        assert put(platform, "short", b"one")
+        (engine,) = pids(platform, ENGINE)
+        os.kill(engine, signal.SIGSTOP)
+        try:
+            assert platform.get("cases", "/short").content == b"one"
+        finally:
+            os.kill(engine, signal.SIGCONT)
+        for body in (b"two", b"three" * 100_000, b"four"):
+            assert put(platform, "short", body)
+            for _ in range(2):
+                assert platform.get("cases", "/short").content == body
+        assert platform.get("cases", "/short", method="DELETE").status_code == 200
+        assert platform.get("cases", "/short").status_code == 404

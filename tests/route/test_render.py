@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from kythera.ground.layout import RUN_PATH_BYTES_MAX
 from kythera.model.limits import Limits
 from kythera.route.mesh import MeshFiles, PeerServer, Tunnel
 from kythera.route.pages import CONTENT_TYPES, PAGES, page_rows
@@ -15,6 +17,8 @@ from kythera.route.rules import quoted
 
 GOLDEN = Path(__file__).with_name("golden")
 """`GOLDEN_WRITE=1 pytest tests/route/test_render.py` writes the files anew, to be read in a diff."""
+SOCKET_BYTES_MAX = 97
+"""HAProxy's own limit for a unix socket's path."""
 LINE_BYTES_MAX = 2048
 """HAProxy's own limit for a line of its configuration."""
 
@@ -162,3 +166,13 @@ def test_words_are_quoted_for_the_configuration() -> None:
     assert quoted('a "b" $c \\d') == '"a \\"b\\" \\$c \\\\d"'
     assert ray_suffix("my site-1") == "mysite1"
     assert ray_suffix("ä") == "local"
+
+
+def test_each_socket_fits_in_the_longest_folder_that_a_platform_may_have() -> None:
+    """Goal: no state folder is of just the length that HAProxy refuses."""
+    names = set()
+    for file in GOLDEN.iterdir():
+        names |= set(re.findall(r"/run(/[^/\"]+\.sock)", file.read_text(encoding="utf-8")))
+    assert "/haproxy-services-relay.sock" in names
+    longest = max(map(len, names))
+    assert RUN_PATH_BYTES_MAX + longest <= SOCKET_BYTES_MAX

@@ -15,8 +15,9 @@ import msgspec
 from kythera.model.errors import SetupError
 from kythera.model.platform import Platform
 
-RUN_PATH_BYTES_MAX = 70
-"""What is left of 107 after `/cells/c<12 hex>.sock` and a margin for the others."""
+RUN_PATH_BYTES_MAX = 64
+"""What is left of HAProxy's 97 (it binds `PATH.PID.tmp` first; the kernel takes 107) after
+`/haproxy-services-relay.sock`, and some to spare."""
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     r2_api_object_bytes_max: int = 315_000_000
     """Of an object put through the API; wrangler stops at 300 MiB."""
     r2_buckets_max: int = 1_000
+    r2_hot_bytes_max: int = 32 * MIB
+    """Of short objects, just written or read, that the store keeps in its memory."""
     # Stores that are a workerd of their own
     store_look_ms: int = 1_000
     """Between two looks at whether a store answers."""

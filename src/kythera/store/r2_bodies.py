@@ -6,9 +6,34 @@ the digest is known; without it the engine keeps nothing, for it was told how lo
 
 import hashlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from kythera.model.errors import Refusal
 from kythera.store.r2_errors import bad_digest
+from kythera.store.r2_objects import Found
+
+PIECE_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An object with its bytes, or with a part of them."""
+
+    found: Found
+    length: int
+    """Of what there is to read."""
+    pieces: AsyncIterator[bytes]
+    whole: bytes | None = None
+    """All of it, where it is short."""
+    status: int = 200
+    content_range: str = ""
+    """What part it is, as HTTP says it."""
+
+
+async def one_piece(body: bytes) -> AsyncIterator[bytes]:
+    """Yield a body that is there already."""
+    if body:
+        yield body
 
 
 class Checked:

@@ -121,8 +121,9 @@ def filer_settings(folder: Path) -> str:
     )
 
 
-MEMORY = "256MiB"
-"""Above this Go's collector works harder: without it 3 GB read in one go left 1.1 GB behind."""
+MEMORY = "512MiB"
+"""Above this Go's collector works harder: without it 3 GB read in one go left 1.1 GB behind. With half of it, it
+is always at work: a put of 10 MB takes 220 ms of CPU instead of 100, a get 60 instead of 14."""
 READ_AHEAD_MIB = 1024
 """Of all reads together; without it each read of a large object takes that much. Less is much slower: what
 was read ahead is dropped before it is sent (1 GB read: 5 s with 1,024, 18 s with 512, 36 s with 64)."""
@@ -140,7 +141,7 @@ def command(files: EngineFiles, bubblewrap: str, weed: Path) -> list[str]:
     return [
         *(bubblewrap, "--unshare-net", "--unshare-pid", "--unshare-ipc", "--unshare-uts"),
         *("--die-with-parent", "--cap-drop", "ALL", "--clearenv", "--setenv", "HOME", INSIDE),
-        *("--setenv", "GOMEMLIMIT", MEMORY, "--setenv", "GOGC", "50"),
+        *("--setenv", "GOMEMLIMIT", MEMORY, "--setenv", "GOGC", "100"),
         *("--proc", "/proc", "--dev", "/dev", "--tmpfs", INSIDE),
         *("--ro-bind", str(weed), "/bin/weed"),
         *("--ro-bind", str(files.settings), str(files.settings)),

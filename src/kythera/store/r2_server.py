@@ -29,6 +29,7 @@ from kythera.ground.layout import Layout
 from kythera.ground.passes import PASS_HEADER, NotAPass, Pass, check
 from kythera.model.errors import KytheraError, Refusal
 from kythera.store import r2_errors
+from kythera.store.r2_bodies import PIECE_BYTES
 from kythera.store.r2_conditions import holds, range_given, range_header
 from kythera.store.r2_elsewhere import endpoint_of, read_key
 from kythera.store.r2_engine import EngineFiles
@@ -55,7 +56,6 @@ from kythera.store.usage import PATH, Usage, is_agents
 STORE = "r2"
 HEAD_BYTES_MAX = 256 * 1024
 """Of a request: a question in a header holds a key and conditions."""
-PIECE_BYTES = 256 * 1024
 KEEP_ALIVE_S = 600.0
 LISTED_BYTES_MAX = 700 * 1024
 """Of a list's page; workerd takes 1 MiB."""
@@ -125,11 +125,12 @@ class R2Server:
         self.usage.add(granted, class_of(question.method))
         match question.method:
             case "head":
-                return _whole(view(await self._store.head(bucket, question.object)))
+                found = await self._store.head(bucket, question.object)
+                return _whole(msgspec.json.encode(view(found)))
             case "get":
                 return await self._get(request, granted, question)
             case "list":
-                return _whole(await self._list(bucket, question))
+                return _whole(msgspec.json.encode(await self._list(bucket, question)))
         raise r2_errors.not_implemented(f"R2's method {question.method[:40]!r}")
 
     async def _get(
@@ -138,23 +139,26 @@ class R2Server:
         if question.ssec is not None:
             raise r2_errors.not_implemented("Encryption with a customer's key (ssecKey)")
         part = range_header(question.range, question.range_header)
-        async with self._store.get(granted.resource, question.object, part) as (found, bytes_):
+        async with self._store.get(granted.resource, question.object, part) as opened:
+            found = opened.found
             document = view(found)
             if not holds(question.only_if, found):
                 return _refused(r2_errors.precondition_failed(), document)
-            if given := range_given(bytes_.headers.get("Content-Range", "")):
+            if given := range_given(opened.content_range):
                 document["range"] = given
             elif question.range is not None:
                 document["range"] = {"offset": "0", "length": str(found.size)}
             told = msgspec.json.encode(document)
-            length = int(bytes_.headers.get("Content-Length", "0"))
+            if opened.whole is not None:
+                self.usage.add(granted, "bytes_out", opened.length)
+                return _whole(told, opened.whole)
             answer = web.StreamResponse(headers={SIZE_HEADER: str(len(told))})
-            answer.content_length = len(told) + length
+            answer.content_length = len(told) + opened.length
             answer.content_type = "application/octet-stream"
             await answer.prepare(request)
             await answer.write(told)
             try:
-                async for piece in bytes_.content.iter_chunked(PIECE_BYTES):
+                async for piece in opened.pieces:
                     self.usage.add(granted, "bytes_out", len(piece))
                     await answer.write(piece)
                 await answer.write_eof()
@@ -244,9 +248,8 @@ def _cut(request: web.BaseRequest) -> None:
         request.transport.abort()
 
 
-def _whole(document: Mapping[str, Any]) -> web.Response:
-    told = msgspec.json.encode(document)
-    return web.Response(body=told, headers={SIZE_HEADER: str(len(told))})
+def _whole(told: bytes, body: bytes = b"") -> web.Response:
+    return web.Response(body=told + body, headers={SIZE_HEADER: str(len(told))})
 
 
 def _refused(refusal: Refusal, document: Mapping[str, Any] | None = None) -> web.Response:
@@ -312,6 +315,7 @@ async def serve(layout: Layout, listener: socket.socket, outside: socket.socket 
             SystemChance(),
             buckets=files.buckets,
             settle=settle,
+            hot_bytes_max=0 if platform.r2_endpoint else limits.r2_hot_bytes_max,
         )
         ours = R2Server(store, key, health)
         doors: list[tuple[Handler, socket.socket]] = [(ours.answer, listener)]

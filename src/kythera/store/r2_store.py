@@ -22,9 +22,10 @@ from kythera.ground.clock import Clock
 from kythera.model.errors import Refusal
 from kythera.model.limits import Limits
 from kythera.store import r2_errors
-from kythera.store.r2_bodies import Checked
+from kythera.store.r2_bodies import PIECE_BYTES, Checked, Opened, one_piece
 from kythera.store.r2_buckets import wait_told
 from kythera.store.r2_conditions import holds
+from kythera.store.r2_hot import Hot
 from kythera.store.r2_keys import engine_name, fits
 from kythera.store.r2_listing import Names, Page, page
 from kythera.store.r2_objects import (
@@ -81,13 +82,16 @@ class R2Store:
         *,
         buckets: Path,
         settle: Callable[[], Awaitable[None]],
+        hot_bytes_max: int,
     ) -> None:
+        """`hot_bytes_max`: 0 where others than this process write."""
         self._s3 = s3
         self._limits = limits
         self._clock = clock
         self._chance = chance
         self._buckets = buckets
         self._settle = settle
+        self._hot = Hot(hot_bytes_max, clock)
         self._made: set[str] = set()
         """Buckets that the engine has."""
 
@@ -95,19 +99,36 @@ class R2Store:
         """Return an object. Raises Refusal (10007)."""
         _check_key(key)
         await self._make(bucket)
+        if held := self._hot.get((bucket, key)):
+            return held[0]
         async with self._asked("HEAD", _path(bucket, key)) as answer:
             return found_in(key, answer.headers)
 
     @asynccontextmanager
-    async def get(
-        self, bucket: str, key: str, part: str
-    ) -> AsyncIterator[tuple[Found, aiohttp.ClientResponse]]:
+    async def get(self, bucket: str, key: str, part: str) -> AsyncIterator[Opened]:
         """Hold an object and its bytes, or a part of them (an HTTP Range), for the block."""
         _check_key(key)
         await self._make(bucket)
+        held = None if part else self._hot.get((bucket, key))
+        if held is not None:
+            yield _short(*held)
+            return
+        stamp = self._hot.stamp((bucket, key))
         headers = {"Range": part} if part else {}
         async with self._asked("GET", _path(bucket, key), headers=headers) as answer:
-            yield found_in(key, answer.headers), answer
+            found, length = found_in(key, answer.headers), int(answer.headers["Content-Length"])
+            if not part and length <= WHOLE_BYTES_MAX:
+                body = await answer.read()
+                self._hot.keep((bucket, key), stamp, found, body)
+                yield _short(found, body)
+                return
+            yield Opened(
+                found,
+                length,
+                aiter(answer.content.iter_chunked(PIECE_BYTES)),
+                status=answer.status,
+                content_range=answer.headers.get("Content-Range", ""),
+            )
 
     async def put(
         self, bucket: str, question: Question, size: int, pieces: AsyncIterator[bytes]
@@ -122,23 +143,22 @@ class R2Store:
         body = Checked(pieces, question.checksum())
         only = await self._decided(bucket, question)
         headers = {KEPT_HEADER: as_header(kept), "Content-Length": str(size), **only}
-        etag = await self._put_once(bucket, question, headers, body, small=size <= WHOLE_BYTES_MAX)
-        await self._settle()
-        return Found(question.object, size, etag, now_ms, kept)
+        whole = await body.whole() if size <= WHOLE_BYTES_MAX else None
+        name = bucket, question.object
+        with self._hot.writing([name]) as write:
+            etag = await self._put_once(name, headers, body, whole)
+            await self._settle()
+            found = Found(question.object, size, etag, now_ms, kept)
+            if whole is not None:
+                write.kept[name] = found, whole
+        return found
 
     async def _put_once(
-        self,
-        bucket: str,
-        question: Question,
-        headers: dict[str, str],
-        body: Checked,
-        *,
-        small: bool,
+        self, name: tuple[str, str], headers: dict[str, str], body: Checked, whole: bytes | None
     ) -> str:
-        path = _path(bucket, question.object)
-        given = await body.whole() if small else body
+        given = body if whole is None else whole
         try:
-            answered, _ = await self._s3.whole("PUT", path, None, headers, given)
+            answered, _ = await self._s3.whole("PUT", _path(*name), None, headers, given)
         except S3Failure as failure:
             if body.refused is not None:
                 raise body.refused from None
@@ -169,10 +189,11 @@ class R2Store:
             _check_key(key)
         await self._make(bucket)
         alone = [key for key in keys if len(keys) == 1 or NOT_IN_XML.search(key)]
-        for key in alone:
-            await self._answer("DELETE", _path(bucket, key))
-        await self._delete_many(bucket, [key for key in keys if key not in alone])
-        await self._settle()
+        with self._hot.writing((bucket, key) for key in keys):
+            for key in alone:
+                await self._answer("DELETE", _path(bucket, key))
+            await self._delete_many(bucket, [key for key in keys if key not in alone])
+            await self._settle()
 
     async def _delete_many(self, bucket: str, keys: list[str]) -> None:
         if not keys:
@@ -260,8 +281,9 @@ class R2Store:
         )
         body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
         path = _path(bucket, question.object)
-        await self._answer("POST", path, {"uploadId": question.upload_id}, body=body)
-        await self._settle()
+        with self._hot.writing([(bucket, question.object)]):
+            await self._answer("POST", path, {"uploadId": question.upload_id}, body=body)
+            await self._settle()
         return await self.head(bucket, question.object)
 
     async def abort_upload(self, bucket: str, question: Question) -> None:
@@ -337,6 +359,10 @@ class R2Store:
 def _check_key(key: str) -> None:
     if not fits(key):
         raise r2_errors.invalid_name()
+
+
+def _short(found: Found, body: bytes) -> Opened:
+    return Opened(found, len(body), one_piece(body), body)
 
 
 def _path(bucket: str, key: str) -> str:

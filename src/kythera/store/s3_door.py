@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl, unquote
 
-import aiohttp
 import msgspec
 import structlog
 from aiohttp import ClientConnectionError, ClientPayloadError, web
@@ -23,7 +22,7 @@ from kythera.store.r2_objects import Found
 from kythera.store.r2_protocol import Field, Part, Question
 from kythera.store.r2_store import R2Store
 from kythera.store.s3 import texts
-from kythera.store.s3_call import FIELDS, META, OF_SOURCE, PIECE_BYTES, Call, Doing
+from kythera.store.s3_call import FIELDS, META, OF_SOURCE, Call, Doing
 from kythera.store.s3_endpoint import REGION, Keys
 from kythera.store.s3_records import Buckets
 from kythera.store.s3_signature import Asked, check
@@ -201,17 +200,17 @@ class S3Door:
 
     async def _get(self, call: Call) -> web.StreamResponse:
         part = call.request.headers.get("Range", "")
-        async with self._store.get(call.bucket, call.key, part) as (found, bytes_):
-            if refused := _unwanted(call, found):
+        async with self._store.get(call.bucket, call.key, part) as opened:
+            if refused := _unwanted(call, opened.found):
                 return refused
-            headers = _shown(found) | _overridden(call.query)
-            if "Content-Range" in bytes_.headers:
-                headers["Content-Range"] = bytes_.headers["Content-Range"]
-            answer = web.StreamResponse(status=bytes_.status, headers=headers)
-            answer.content_length = _length(bytes_)
+            headers = _shown(opened.found) | _overridden(call.query)
+            if opened.content_range:
+                headers["Content-Range"] = opened.content_range
+            answer = web.StreamResponse(status=opened.status, headers=headers)
+            answer.content_length = opened.length
             await answer.prepare(call.request)
             try:
-                async for piece in bytes_.content.iter_chunked(PIECE_BYTES):
+                async for piece in opened.pieces:
                     await answer.write(piece)
                 await answer.write_eof()
             except (OSError, ClientConnectionError, ClientPayloadError):
@@ -233,10 +232,10 @@ class S3Door:
         bucket, key = call.source()
         if bucket not in self._buckets.told():
             raise r2_errors.no_such_bucket()
-        async with self._store.get(bucket, key, part) as (found, bytes_):
-            if not holds(call.condition(OF_SOURCE), found):
+        async with self._store.get(bucket, key, part) as opened:
+            if not holds(call.condition(OF_SOURCE), opened.found):
                 raise r2_errors.precondition_failed()
-            yield found, _length(bytes_), aiter(bytes_.content.iter_chunked(PIECE_BYTES))
+            yield opened.found, opened.length, opened.pieces
 
     async def _copy(self, call: Call) -> web.StreamResponse:
         async with self._source(call, "") as (found, size, pieces):
@@ -357,10 +356,6 @@ def _part_of(call: Call, sha256: str) -> Question:
         part_number=int(number),
         sha256=sha256,
     )
-
-
-def _length(answer: aiohttp.ClientResponse) -> int:
-    return int(answer.headers.get("Content-Length", "0"))
 
 
 def _copied(name: str, etag: str, at: float) -> web.Response:
