@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import httpx
 import msgspec
+from anyio.abc import TaskStatus
 from starlette.types import ASGIApp
 
 from kythera.control.app import build_app, build_peers_app
@@ -131,8 +132,8 @@ class Member(World):
             headers={"authorization": f"Bearer {TOKEN}"},
         )
 
-    async def serve_agent(self) -> None:
-        """Tell the agent's status on its socket, for ever."""
+    async def serve_agent(self, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Tell the agent's status on its socket, for ever; it has started once that is listened to."""
         assert self.services.fleet.status_socket is not None
         listener = await anyio.create_unix_listener(self.services.fleet.status_socket)
 
@@ -144,6 +145,7 @@ class Member(World):
                 await stream.send(told if isinstance(told, bytes) else json.dumps(told).encode())
 
         async with listener:
+            task_status.started()
             await listener.serve(tell)
 
     async def status(self) -> Any:
@@ -185,20 +187,9 @@ async def machines(
                 name=member.name, site=SITES[member.name], mesh=f"{member.name}.test:7443"
             )
             await first.services.store.write([put(record)])
-            tasks.start_soon(member.serve_agent)
+            await tasks.start(member.serve_agent)
             fleet = member.services.fleet
             tasks.start_soon(fleet.relay.run, fleet.mesh, limits, member.services.journal)
         await first.services.store.write([put(Core(machines=(first.name,)))])
-        await listening(made.values())
         yield Machines(log, network, made)
         tasks.cancel_scope.cancel()
-
-
-async def listening(members: Iterable[Member]) -> None:
-    """Wait until all agents listen."""
-    with anyio.fail_after(5):
-        for member in members:
-            path = member.services.fleet.status_socket
-            assert path is not None
-            while not path.exists():
-                await anyio.sleep(0.001)
