@@ -125,3 +125,12 @@ def test_object_cells_have_a_table_of_their_own() -> None:
     for told in ("Cart, order", "up", "21.0 MB", "1.2 s", "2026-11-23T08:00:00", "3 (1 crashed)"):
         assert told in row
     assert objects_text([]) == ""
+
+
+def test_a_client_that_connects_and_leaves_is_no_news() -> None:
+    """Beside another refusal it is told; both are told with --json."""
+    quiet = {**LEAD, "refused": {"head_not_sent": 3, "queue": 0}}
+    assert "refused" not in text({"machines": [quiet], "cells": []})
+    both = {**LEAD, "refused": {"head_not_sent": 3, "queue": 1}}
+    told = text({"machines": [both], "cells": []})
+    assert "a refused at its door: head_not_sent 3, queue 1." in told

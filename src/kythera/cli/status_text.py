@@ -10,6 +10,9 @@ from kythera.cli.command import table
 UNREACHABLE = "unreachable"
 OFFSET_MS_MAX = 2_000
 """A clock that is further off than this is worth a line."""
+QUIET = ("head_not_sent",)
+"""Refusals that are no news: whoever connects and leaves is one, `kythera doctor` and browsers among
+them. --json and the metrics have them."""
 
 Machine = Mapping[str, Any]
 
@@ -173,7 +176,7 @@ def notes(machines: Sequence[Machine]) -> Iterator[str]:
         if late > 0:
             yield f"{name}: {late} audit records wait for the log; its journal has them already."
         refused = {why: n for why, n in (machine.get("refused") or {}).items() if n}
-        if refused:
+        if refused.keys() - QUIET:
             told = ", ".join(f"{plain(why)} {n}" for why, n in sorted(refused.items()))
             yield f"{name} refused at its door: {told}."
         change = machine.get("workerd_change")
