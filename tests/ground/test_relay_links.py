@@ -197,18 +197,17 @@ async def test_a_cut_resets_what_stands_and_what_comes() -> None:
 
 async def test_a_slow_reader_slows_its_writer() -> None:
     """Goal: back-pressure. Method: nobody reads at the far end; the sender must get stuck."""
-
-    async def sleep(stream: anyio.abc.SocketStream) -> None:
-        async with stream:
-            await stream.receive(1)  # before its first read, this end takes all that comes
-            await anyio.sleep_forever()
-
     sent = 0
-    async with linked(sleep) as relay, await call(relay) as stream:
-        with anyio.move_on_after(2):
-            while sent < 200_000_000:
-                await stream.send(b"y" * 100_000)
-                sent += 100_000
+    with socket.create_server(("127.0.0.1", 0)) as unread:
+        door = f"127.0.0.1:{unread.getsockname()[1]}"
+        async with (
+            Relay({"a": lambda: door, "b": lambda: door}, chance=SeededChance(1)) as relay,
+            await call(relay) as stream,
+        ):
+            with anyio.move_on_after(2):
+                while sent < 200_000_000:
+                    await stream.send(b"y" * 100_000)
+                    sent += 100_000
     assert sent < 60_000_000
 
 
