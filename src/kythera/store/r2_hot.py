@@ -2,8 +2,10 @@
 
 Promises: nobody is shown what an acknowledged write has replaced. Each write to a key is told before
 the engine hears of it, and after; what was read meanwhile is not kept, and of two writes at once
-neither. It holds only where every write passes this one process, so not at an endpoint that others
-write to, and not while the engine may still do what a store before this one has asked. When `bytes_max` is reached what was not asked for the longest goes.
+neither. Nothing is kept while the engine may still do what was asked and not waited for: by a write
+that broke off, or by a store before this one. It holds only where every write passes this one
+process, so not at an endpoint that others write to. When `bytes_max` is reached what was not asked
+for the longest goes.
 """
 
 from collections import OrderedDict
@@ -17,7 +19,7 @@ from kythera.store.r2_objects import Found
 OVERHEAD_BYTES = 1_024
 """What an object takes beside its bytes and its metadata."""
 QUIET_S = 5.0
-"""So long after a start nothing is kept: a store that was killed may have left a write under way."""
+"""So long after a start nothing is kept, nor after a write that broke off: the engine may do it yet."""
 STAMPS = 4_096
 """Keys share so many; a write to one costs another that it is read once more."""
 Name = tuple[str, str]
@@ -38,13 +40,13 @@ class Hot:
     def __init__(self, bytes_max: int, clock: Clock) -> None:
         self._bytes_max = bytes_max
         self._clock = clock
-        self._opens_at = clock.monotonic() + QUIET_S
         self._bytes = 0
         self._objects: OrderedDict[Name, tuple[Found, bytes]] = OrderedDict()
         self._stamps = [0] * STAMPS
         """How many writes have begun or ended, by slot."""
         self._writers = [0] * STAMPS
         """How many are under way."""
+        self._quiet_until = [clock.monotonic() + QUIET_S] * STAMPS
 
     def get(self, name: Name) -> tuple[Found, bytes] | None:
         """Return an object and its bytes, if it is kept."""
@@ -59,7 +61,10 @@ class Hot:
 
     def keep(self, name: Name, stamp: int, found: Found, body: bytes) -> None:
         """Keep what was read, unless something was written since `stamp`, or is being written."""
-        if self._stamps[_slot(name)] == stamp and not self._writers[_slot(name)]:
+        slot = _slot(name)
+        if self._clock.monotonic() < self._quiet_until[slot] or self._writers[slot]:
+            return
+        if self._stamps[slot] == stamp:
             self._put(name, found, body)
 
     @contextmanager
@@ -73,6 +78,8 @@ class Hot:
             yield write
         except BaseException:
             write.kept.clear()
+            for name in told:
+                self._quiet_until[_slot(name)] = self._clock.monotonic() + QUIET_S
             raise
         finally:
             alone = {name for name in told if self.stamp(name) == began[name]}
@@ -90,7 +97,7 @@ class Hot:
 
     def _put(self, name: Name, found: Found, body: bytes) -> None:
         size = _size(found, body)
-        if size > self._bytes_max or self._clock.monotonic() < self._opens_at:
+        if size > self._bytes_max:
             return
         if (held := self._objects.pop(name, None)) is not None:
             self._bytes -= _size(*held)
