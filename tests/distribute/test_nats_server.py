@@ -33,11 +33,11 @@ from tests.distribute.servers import serving
 LIMITS = Limits()
 START_S_MAX = 1.0
 GOLDEN = """\
-server_name: "kythera-bc6c361e97c8c03e"
+server_name: "kythera-71cabeba62131951"
 listen: "127.0.0.1:4321"
 max_payload: 532480
 jetstream {
-  store_dir: "/state/a \\"b\\"/store"
+  store_dir: "/state/\\xC3\\xA4 \\x22b\\x22/store"
   sync_interval: always
   max_memory_store: 67108864
   max_file_store: 12884901888
@@ -54,7 +54,7 @@ def test_the_configuration_is_what_an_operator_expects() -> None:
     """Golden text: loopback, two users, every write synced, odd paths quoted."""
     text = server_config(
         port=4321,
-        store=Path('/state/a "b"/store'),
+        store=Path('/state/ä "b"/store'),
         password="0123456789abcdefghij",
         limits=LIMITS,
     )
@@ -181,6 +181,17 @@ async def test_a_new_server_takes_its_first_append_within_a_second(tmp_path: Pat
     async with serving(tmp_path, LIMITS) as server, open_log(server.address, LIMITS) as log:
         await log.append("worker.a.w", b"v")
         assert clock.monotonic() - began < START_S_MAX
+
+
+@pytest.mark.real
+@pytest.mark.anyio
+async def test_a_store_may_lie_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    """Goal: whoever is called Jürgen has a home. Method: a name with all that files quote."""
+    folder = tmp_path / os.fsdecode('Jürgen\'s \\ "%n" $x {#}\n'.encode() + b"\xff")
+    folder.mkdir()
+    async with serving(folder, LIMITS) as server, open_log(server.address, LIMITS) as log:
+        await log.append("worker.a.w", b"v")
+        assert list((folder / "nats").rglob("*.blk")), "it is there that records lie"
 
 
 @pytest.mark.real

@@ -1,6 +1,7 @@
 """The keeper's few decisions, without a process: back-off, deadlines, banner, options."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,20 @@ def test_options_that_cannot_work_are_refused(change: dict[str, str], text: str)
     """Goal: said before anything starts. Method: one wrong option at a time."""
     with pytest.raises(SetupError, match=text):
         check(UpOptions(state=Path("s"), **change))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("odd", ["$HOME", "a,b", "{x}", "a\nb", "\x7f", os.fsdecode(b"\xff")])
+def test_a_state_folder_that_engines_cannot_be_told_is_refused(tmp_path: Path, odd: str) -> None:
+    """Goal: said at once, not by HAProxy for ever. Method: the name, and a link to such a folder."""
+    with pytest.raises(SetupError, match="state folder") as refused:
+        check(UpOptions(state=tmp_path / odd / "state"))
+    assert refused.value.message.isprintable()
+    (tmp_path / odd).mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / odd)
+    with pytest.raises(SetupError, match="state folder"):
+        check(UpOptions(state=link))
+    check(UpOptions(state=tmp_path / 'Jürgen\'s 100 % "a\\b" #;=:@|&*?[]()'))
 
 
 def test_a_first_start_takes_the_usual_place_and_the_hosts_name() -> None:

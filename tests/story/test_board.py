@@ -53,9 +53,9 @@ CONTRAST = """
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlatform]:
-    """A platform that has nothing yet, and the board on it."""
+    """A platform that has nothing yet, in a folder whose name files have to quote, and the board on it."""
     folder = tmp_path_factory.mktemp("board")
-    with running(folder / "state") as started:
+    with running(folder / "Jürgen's 100 %") as started:
         wrangler = Wrangler(NEWEST, started, folder / "home")
         wrangler.do("deploy", project=project(BOARD, folder))
         yield started

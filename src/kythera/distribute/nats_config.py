@@ -5,7 +5,6 @@ clustered server tells nobody its address (`no_advertise`): its peers come throu
 """
 
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -54,7 +53,7 @@ def server_config(
             f'listen: "127.0.0.1:{port}"',
             f"max_payload: {limits.record_bytes_max + PAYLOAD_MARGIN_BYTES}",
             "jetstream {",
-            f"  store_dir: {json.dumps(str(store))}",
+            f"  store_dir: {_quoted(store)}",
             "  sync_interval: always",
             f"  max_memory_store: {MEMORY_BYTES_MAX}",
             f"  max_file_store: {STORE_BYTES_MAX + limits.kv_log_bytes_max}",
@@ -68,6 +67,15 @@ def server_config(
             "",
         )
     )
+
+
+def _quoted(path: Path) -> str:
+    """nats-server knows bytes by their two hexadecimal digits, and refuses JSON's `u` and four."""
+    told = (
+        chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else f"\\x{byte:02X}"
+        for byte in bytes(path)
+    )
+    return f'"{"".join(told)}"'
 
 
 def _cluster_config(cluster: Cluster, password: str) -> tuple[str, ...]:

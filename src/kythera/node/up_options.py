@@ -2,7 +2,8 @@
 
 Promises: after `prepare` the folder is private (0700), holds a token, a key for secrets and an
 account that never change again, and belongs to this keeper alone until the lock is let go.
-Refuses, with a remedy: a folder that cannot be written, another keeper on the same folder.
+Refuses, with a remedy: a folder that cannot be written, or whose name engines cannot read; another
+keeper on the same folder.
 """
 
 import contextlib
@@ -31,6 +32,9 @@ from kythera.model.platform import Platform
 from kythera.run.addresses import blocks
 
 ANYWHERE = ("0.0.0.0:", "[::]:")
+NOT_IN_STATE = "$,{}"
+"""HAProxy reads a variable at the first and another address after the second; the keeper's commands
+have places to fill at the others."""
 LOCK_NAME = "keeper.lock"
 LOCK_WAIT_S = 2.0
 """How long a lock may outlive its killed owner (a child between fork and exec)."""
@@ -78,6 +82,7 @@ class UpOptions:
 
 def check(options: UpOptions) -> None:
     """Refuse options that cannot work, before anything is touched. Raises SetupError."""
+    _check_state(options.state)
     for address in filter(
         None,
         (
@@ -114,6 +119,18 @@ def check(options: UpOptions) -> None:
         )
     if options.secrets_key:
         read_keys(Path(options.secrets_key))
+
+
+def _check_state(state: Path) -> None:
+    """Refuse what the engines' configurations cannot say. Raises SetupError."""
+    for path in (str(state), str(state.resolve())):
+        odd = next((c for c in path if c in NOT_IN_STATE or not c.isprintable()), None)
+        if odd is not None:
+            raise SetupError(
+                f"the state folder {path!r} cannot be used, because of the {odd!r} in it.",
+                remedy=f"Choose another --state: any name without {' '.join(NOT_IN_STATE)}, line"
+                " breaks, other control characters, and bytes that are not UTF-8.",
+            )
 
 
 def remembered(options: UpOptions, before: Platform | None, *, joined: bool) -> UpOptions:
