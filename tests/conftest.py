@@ -3,6 +3,7 @@ no process behind."""
 
 import gc
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from tests.wranglers import VERSIONS, Wrangler
 
 LEAK_S_MAX = 3.0
 """What is being closed may need this long; what is still open then was forgotten."""
+
+DESCRIPTORS_MAX = 65_536
+"""Of a test's process: a login has 1,024 to begin with, and a test may be a thousand visitors."""
+_, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(_hard, DESCRIPTORS_MAX), _hard))
 
 settings.register_profile("here", deadline=None, derandomize="EXPLORE" not in os.environ)
 settings.load_profile("here")

