@@ -10,12 +10,14 @@ is too old.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import fcntl
 import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -263,12 +265,21 @@ def install_npm(npm: str, folder: Path, title: str) -> None:
     npm_stamp(folder).write_text(npm_mark(folder))
 
 
+def let_everybody_run(binary: Path) -> None:
+    """Cells have uids of their own; npm gives a file to its owner alone where the umask is 077."""
+    with contextlib.suppress(OSError):  # another's file: the platform says what it lacks
+        mode = stat.S_IMODE(binary.stat().st_mode)
+        if mode & 0o555 != 0o555:
+            binary.chmod(mode | 0o555)
+
+
 def check_engine() -> None:
     """Start the engine once: a binary that cannot run here is found now, not at the first visit."""
     package = f"workerd-linux-{ARCHITECTURES[platform.machine()]}"
     binary = ROOT / "node_modules" / "@cloudflare" / package / "bin" / "workerd"
     stamp = ROOT / "node_modules" / ".kythera-engine"
     mark = digest(ROOT, ROOT / "package-lock.json")
+    let_everybody_run(binary)
     if not is_stamped(stamp, mark):
         run("workerd starts on this machine", [binary, "--version"])
         stamp.write_text(mark)

@@ -133,6 +133,15 @@ def test_a_failed_step_shows_its_own_words(capsys: pytest.CaptureFixture[str]) -
     assert "the disk is full" in capsys.readouterr().out
 
 
+def test_everybody_may_run_the_engine_whatever_the_umask(tmp_path: Path) -> None:
+    """Goal: cells have uids of their own. Method: a file as npm leaves it under umask 077."""
+    binary = tmp_path / "workerd"
+    binary.touch(mode=0o700)
+    setup.let_everybody_run(binary)
+    assert binary.stat().st_mode & 0o777 == 0o755
+    setup.let_everybody_run(tmp_path / "none")
+
+
 def test_a_stamp_holds_only_for_what_it_was_made_from(tmp_path: Path) -> None:
     """Goal: a changed lock is installed anew. Method: change one byte."""
     lock, stamp = tmp_path / "lock", tmp_path / "stamp"

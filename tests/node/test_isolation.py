@@ -23,8 +23,9 @@ from kythera.ground.processes import child
 from kythera.model.errors import SetupError
 from kythera.model.limits import Limits
 from kythera.node.isolation import asked, probed
-from kythera.node.isolation_probe import libraries
+from kythera.node.isolation_probe import examine, libraries
 from kythera.run.sandbox import ASSETS, CORES, UID_FIRST, ShutIn, confine, uid_of
+from kythera.run.workerd import find_workerd
 from tests.run.starting import ACCOUNT, Workshop, host_isolation
 
 pytestmark = pytest.mark.real
@@ -83,6 +84,24 @@ def test_what_is_missing_is_said_and_strict_refuses(
     assert verdict.level == "warn"
     assert "without a sandbox" in verdict.text
     assert "strict" in verdict.remedy
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives cells other uids")
+def test_a_program_that_others_may_not_run_is_named_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: root with umask 077 hears what to do. Method: a copy that its owner alone may run."""
+    private = tmp_path / "workerd"
+    shutil.copyfile(find_workerd(), private)
+    private.chmod(0o700)
+    monkeypatch.setattr("kythera.node.isolation_probe.find_workerd", lambda: private)
+    found = examine(tmp_path / "seccomp.bpf", Limits())
+    assert found.bubblewrap
+    assert not found.uids
+    assert f"chmod a+rx {private}" in found.weaker[0]
+    assert not any("as root" in said for said in found.weaker)
+    private.chmod(0o755)
+    assert examine(tmp_path / "seccomp.bpf", Limits()).uids
 
 
 def test_doctor_says_that_all_is_there() -> None:

@@ -8,8 +8,10 @@ whatever cannot be tried is missing. Nothing of what it starts is left.
 import contextlib
 import os
 import select
+import shlex
 import signal
 import socket
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -45,6 +47,7 @@ PROBE_S_MAX = 5.0
 """A hello cell that is not ready by then does not start in that way."""
 CONTROL_BYTES_MAX = 4_096
 ACCOUNT = "probe"
+EVERYBODY_RUNS = stat.S_IROTH | stat.S_IXOTH
 MEMORY_MIB = 128
 CLOCK = SystemClock()
 AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
@@ -63,7 +66,7 @@ def examine(seccomp: Path, limits: Limits) -> Isolation:
         try:
             idle = start_hello(workerd, way, limits)
         except KytheraError as error:
-            weaker.append(f"{_named(way)} does not work here: {error.message}")
+            weaker.append(f"{_named(way)} does not work here: {error.message}{_remedy(workerd)}")
             continue
         left = [] if way.bubblewrap and way.seccomp and way.uids else weaker
         left += without_groups(find(f"kythera-probe-{os.getpid()}"))
@@ -97,6 +100,13 @@ def _named(way: Isolation) -> str:
     return ", ".join(parts)
 
 
+def _remedy(workerd: Path) -> str:
+    """Return what to do when a uid of its own cannot run the program, as where root's umask is 077."""
+    if workerd.stat().st_mode & EVERYBODY_RUNS == EVERYBODY_RUNS:
+        return ""
+    return f" (others may not run it: chmod a+rx {shlex.quote(str(workerd))})"
+
+
 def _ways(workerd: Path, seccomp: Path) -> Iterator[tuple[Isolation, list[str]]]:
     """Yield ways to shut a cell in, strongest first, each with what it is known to lack."""
     bare = (Isolation(), [f"{NO_SANDBOX}."])
@@ -116,11 +126,12 @@ def _ways(workerd: Path, seccomp: Path) -> Iterator[tuple[Isolation, list[str]]]
         whole = msgspec.structs.replace(whole, **files)
     except (KytheraError, OSError) as error:
         missing.append(f"cells may make any system call: {error}")
+    shared = "all cells run under one uid, this platform's own"
     if os.geteuid() == 0:
         yield msgspec.structs.replace(whole, uids=True), missing
-        missing = []
-    shared = "all cells run under one uid, this platform's own: start it as root."
-    yield whole, [*missing, shared]
+        yield whole, [f"{shared}."]
+    else:
+        yield whole, [*missing, f"{shared}: start it as root."]
     if whole.seccomp:
         unfiltered = msgspec.structs.replace(whole, seccomp="", seccomp_outward="")
         yield unfiltered, ["cells may make any system call."]
