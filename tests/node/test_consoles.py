@@ -29,22 +29,22 @@ PROCESS = f"{CELL.socket}+1"
 class Holder:
     """What the consoles need of the keeper: who runs, and where their output comes out."""
 
-    def __init__(self, output: int) -> None:
-        self.processes = {
-            PROCESS: HeldProcess(PROCESS, 1, {}, ready=True, started=0, output=output)
-        }
+    def __init__(self, output: int, name: str = PROCESS) -> None:
+        self.processes = {name: HeldProcess(name, 1, {}, ready=True, started=0, output=output)}
 
 
-async def printed(text: bytes, told: list[tuple[CellName, str]] | None = None) -> list[Any]:
+async def printed(
+    text: bytes, told: list[tuple[CellName, str]] | None = None, process: str = PROCESS
+) -> list[Any]:
     """Return the events that come of a process printing `text` and ending; `told` takes limits met."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
-    consoles = Consoles(Holder(reading), SystemClock())
+    consoles = Consoles(Holder(reading, process), SystemClock())
     consoles.exceeded = lambda cell, reason: (told if told is not None else []).append(
         (cell, reason)
     )
     with capture_logs() as events:
-        consoles.listen_to(PROCESS)
+        consoles.listen_to(process)
         os.write(writing, text)
         os.close(writing)
         with anyio.move_on_after(0.2):
@@ -69,6 +69,15 @@ async def test_a_marked_line_is_an_exception_with_its_ray_id() -> None:
     (event,) = await printed(text.encode() + b"\n")
     assert event["event"] == "exception"
     assert (event["ray"], event["message"], event["stack"]) == ("r-1", "boom", "at x")
+
+
+@pytest.mark.anyio
+async def test_an_engine_is_heard_when_something_is_wrong() -> None:
+    """Goal: a log of the first minute is calm. Method: HAProxy's words of a reload and of a crash."""
+    calm = "[WARNING]  (9) : Former worker (12) exited with code 0 (Exit)"
+    crash = "[ALERT]    (9) : Current worker (13) exited with code 139 (Segmentation fault)"
+    (event,) = await printed(f"{calm}\n{crash}\n".encode(), process="haproxy")
+    assert (event["event"], event["log_level"], event["line"]) == ("engine", "warning", crash)
 
 
 @pytest.mark.anyio

@@ -33,13 +33,17 @@ ENGINE_CHATTER = (
     "[NOTICE]",
     "CLI : Server",
     "stopped (cumulated conns",
+    "exited with code 0 (Exit)",
+    "Exiting Master process...",
+    "All workers exited. Exiting... (0)",
     "Plaintext passwords detected",
     "workerd/jsg/util.c++",
     "workerd/api/sockets.c++",
     "stack: ",
 )
-"""Marks of engine lines that tell an operator nothing (the password file is 0600; what the egress
-cell could not reach is counted under its reason)."""
+"""Marks of engine lines that tell an operator nothing (HAProxy warns of each worker that a reload or
+an end lets go; the password file is 0600; what the egress cell could not reach is counted under its
+reason)."""
 
 
 STORES = "store-"
